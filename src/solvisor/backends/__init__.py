@@ -1,0 +1,1 @@
+"""Places where processes run, each an implementation of ``interfaces.Backend``."""

@@ -1,0 +1,77 @@
+"""Every error Solvisor raises on purpose, in one hierarchy.
+
+Rules: an error carries a stable ``code`` (for programs), says whether trying again can help, and the exit status a
+command line should end with. Its text says what happened, to which file or job, and what to do next. Foreign
+exceptions are translated once, where they enter. This module knows nothing else of Solvisor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class SolvisorError(Exception):
+    """Base of all errors raised on purpose."""
+
+    code: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+    exit_status: ClassVar[int] = 1
+
+
+class ConfigError(SolvisorError):
+    """The configuration cannot be used; ``problems`` lists every fault found, one line each."""
+
+    code = "config"
+    exit_status = 2
+
+    def __init__(self, path: str, problems: Sequence[str]) -> None:
+        self.path = path
+        self.problems = tuple(problems)
+        count = "1 fault" if len(self.problems) == 1 else f"{len(self.problems)} faults"
+        super().__init__("\n".join([f"{path}: {count}", *(f"  {p}" for p in self.problems)]))
+
+
+class HomeError(SolvisorError):
+    """The home directory cannot be used (permissions, network file system, folders on different file systems)."""
+
+    code = "home"
+    exit_status = 2
+
+
+class AlreadyRunning(SolvisorError):
+    """Another daemon holds this home."""
+
+    code = "already_running"
+    exit_status = 100
+
+
+class StoreError(SolvisorError):
+    """The database is damaged or was written by a newer Solvisor; the file is kept as it is."""
+
+    code = "store"
+    exit_status = 2
+
+
+class Refused(SolvisorError):
+    """A drop cannot become a job. ``code`` is per instance and ends in the manifest of the rejected job."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.refusal = code
+        super().__init__(message)
+
+
+class SpawnError(SolvisorError):
+    """A solver process could not be started. ``reason`` is the open code beside the cause ``spawn``."""
+
+    code = "spawn"
+
+    def __init__(self, reason: str, message: str) -> None:
+        self.reason = reason
+        super().__init__(message)
+
+
+class IllegalEvent(SolvisorError):
+    """An event that the state table does not allow: a defect of Solvisor. Nothing was changed."""
+
+    code = "illegal_event"

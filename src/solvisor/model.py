@@ -1,0 +1,256 @@
+"""The records that every other module speaks in.
+
+Rules: records are frozen and hold plain values (no handles, no open files, no clocks); a change makes a new record
+with ``msgspec.structs.replace``. Units: ``_us`` are UTC microseconds since 1970 for display only, ``_seconds`` and
+``_bytes`` say what they are; instants that drive anything are monotonic seconds passed in by the engine and never
+stored. The one mutable thing, ``World``, lives in ``world.py``. This module does no I/O and imports nothing of Solvisor.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from msgspec import Struct
+
+
+class State(StrEnum):
+    """Where a job is. The last five have no exit."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COLLECTING = "collecting"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+    SKIPPED = "skipped"
+
+
+TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.REJECTED, State.SKIPPED})
+
+
+class Cause(StrEnum):
+    """Why a job failed: a closed list. The open ``code`` beside it says more."""
+
+    SPAWN = "spawn"
+    EXIT = "exit"
+    SIGNAL = "signal"
+    TIMEOUT = "timeout"
+    STALLED = "stalled"
+    OOM = "oom"
+    CHECK = "check"
+    SERVER = "server"
+    LOST = "lost"
+    UNKILLABLE = "unkillable"
+    POISON = "poison"
+
+
+class Reason(StrEnum):
+    """Why a job is still queued. Never stored: the scheduler computes it."""
+
+    ORDER = "order"
+    JOBS = "jobs"
+    CPUS = "cpus"
+    MEMORY = "memory"
+    LICENSE = "license"
+    SERVER = "server"
+    DEPENDENCY = "dependency"
+    PAUSED = "paused"
+    BACKOFF = "backoff"
+    HOURS = "hours"
+    DISK = "disk"
+    SOLVER = "solver"
+
+
+class FileFact(Struct, frozen=True, gc=False):
+    """One file of a job. ``path`` is relative to the job's folder, with ``/``.
+
+    Bytes of a name that are not UTF-8 appear as ``\\xNN``. A symbolic link is listed with ``link`` (its target, never followed), size 0 and an empty ``sha256``.
+    """
+
+    path: str
+    size: int
+    sha256: str
+    link: str | None = None
+
+
+class Retry(Struct, frozen=True, forbid_unknown_fields=True):
+    """How often a failed attempt is tried again, and after which causes. ``delay_seconds`` doubles with each try."""
+
+    max: int = 0
+    on: tuple[Cause, ...] = ()
+    delay_seconds: float = 1.0
+
+
+class Source(Struct, frozen=True, gc=False):
+    """How the job came in: ``via`` is ``inbox`` (later ``socket``, ``run``), ``path`` the name that was dropped."""
+
+    via: str
+    path: str
+
+
+class Original(Struct, frozen=True, gc=False):
+    """A file claimed by copy, to be removed from the inbox once the job is durable, if it is still this very file."""
+
+    path: str
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+
+
+class JobSpec(Struct, frozen=True):
+    """What the user asked for, as stored in the row. Solver settings are *not* here: they are resolved at each attempt.
+
+    ``primary`` is the name of ``{input}`` relative to the job's ``input/`` folder. ``None`` in ``timeout_seconds``,
+    ``cpus``, ``memory_bytes``, ``licenses`` and ``retry`` means: as the solver says.
+    """
+
+    name: str
+    solver: str
+    primary: str
+    inputs: tuple[FileFact, ...]
+    source: Source
+    user: str | None = None
+    project: str | None = None
+    priority: int = 0
+    params: dict[str, Any] = {}
+    after: tuple[str, ...] = ()
+    key: str | None = None
+    timeout_seconds: float | None = None
+    cpus: int | None = None
+    memory_bytes: int | None = None
+    licenses: dict[str, int] | None = None
+    retry: Retry | None = None
+    originals: tuple[Original, ...] = ()
+    schema: int = 1
+
+
+class Demand(Struct, frozen=True):
+    """What a job occupies while it runs; jobs with equal demand are interchangeable for admission. Hashable."""
+
+    solver: str
+    cpus: int
+    memory_bytes: int
+    licenses: tuple[tuple[str, int], ...] = ()
+
+
+class Usage(Struct, frozen=True, gc=False):
+    """What one attempt used. CPU times are of the whole reaped tree; ``max_rss_source`` is ``wait4`` or ``sampled``."""
+
+    cpu_user_seconds: float | None = None
+    cpu_system_seconds: float | None = None
+    max_rss_bytes: int | None = None
+    max_rss_source: str | None = None
+
+
+class ExitFacts(Struct, frozen=True):
+    """How a process tree ended. Exactly one of ``exit_code`` and ``signal`` is set, unless ``unkillable``.
+
+    ``stopped`` is true if Solvisor ended it. ``log_cut_bytes`` counts what was dropped from the middle of
+    oversized logs.
+    """
+
+    exit_code: int | None
+    signal: int | None
+    finished_us: int
+    usage: Usage = Usage()
+    stopped: bool = False
+    unkillable: bool = False
+    log_cut_bytes: int = 0
+
+
+class Attempt(Struct, frozen=True):
+    """One try of a job. ``token`` is what fences its result.
+
+    ``cause`` is set once it ended badly (``lost``: interrupted through no fault of the job, so not charged to it).
+    ``settings`` is the JSON of the solver settings this attempt was resolved with.
+    """
+
+    n: int
+    token: str
+    host: str
+    started_us: int
+    settings: dict[str, Any] = {}
+    pid: int | None = None
+    pid_start: int | None = None
+    boot_id: str | None = None
+    facts: ExitFacts | None = None
+    cause: Cause | None = None
+    code: str | None = None
+
+
+class Check(Struct, frozen=True, gc=False):
+    """One success check: what was looked at, what was wanted, what was found, whether it holds."""
+
+    check: str
+    want: str
+    got: str
+    ok: bool
+
+
+class Verdict(Struct, frozen=True):
+    """The judgement on a finished attempt. ``cause`` is ``None`` exactly when it succeeded.
+
+    ``message`` is the solver's own sentence where one was found. ``outputs`` are all files of ``output/`` but unchanged
+    staged inputs, plus the two logs.
+    """
+
+    cause: Cause | None
+    code: str | None = None
+    message: str | None = None
+    checks: tuple[Check, ...] = ()
+    outputs: tuple[FileFact, ...] = ()
+    log_tail: str = ""
+    log_truncated: bool = False
+
+
+class Job(Struct, frozen=True):
+    """One unit of work as the engine holds it: one row, one folder, one manifest.
+
+    ``interruptions`` counts attempts in a row that ended through no fault of the job; they are not charged to
+    ``retry.max``. ``backoff_seconds`` is the wait still owed before the next try. ``manifest`` holds the exact bytes
+    once the job is terminal.
+    """
+
+    id: str
+    seq: int
+    state: State
+    spec: JobSpec
+    submitted_us: int
+    attempts: tuple[Attempt, ...] = ()
+    interruptions: int = 0
+    backoff_seconds: float = 0.0
+    cancel: bool = False
+    cause: Cause | None = None
+    code: str | None = None
+    message: str | None = None
+    started_us: int | None = None
+    finished_us: int | None = None
+    manifest: bytes | None = None
+    published: bool = False
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The current or last attempt."""
+        return self.attempts[-1] if self.attempts else None
+
+
+class Limits(Struct, frozen=True):
+    """What may run at once. ``solver_jobs`` names every configured solver; ``None`` means no limit of its own."""
+
+    max_jobs: int
+    cpus: int
+    memory_bytes: int
+    interruptions_max: int
+    licenses: dict[str, int]
+    solver_jobs: dict[str, int | None]
+
+
+class Intake(Struct, frozen=True):
+    """A claimed drop on its way to becoming a row: accepted, or refused with a code and a message for its user."""
+
+    id: str
+    spec: JobSpec
+    refusal: tuple[str, str] | None = None

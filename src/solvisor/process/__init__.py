@@ -1,0 +1,1 @@
+"""Processes of one operating system, behind one seam: ``posix`` (``windows`` will come)."""

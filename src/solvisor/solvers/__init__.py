@@ -1,0 +1,1 @@
+"""How a solver is driven: one file per kind."""
