@@ -3,7 +3,7 @@
 Rules: records are frozen and hold plain values (no handles, no open files, no clocks); a change makes a new record
 with ``msgspec.structs.replace``. Units: ``_us`` are UTC microseconds since 1970 for display only, ``_seconds`` and
 ``_bytes`` say what they are; instants that drive anything are monotonic seconds passed in by the engine and never
-stored. The one mutable thing, ``World``, lives in ``world.py``. This module does no I/O and imports nothing of Solvisor.
+stored. The one mutable thing, ``World``, lives in ``world.py``. No I/O here, and nothing of Solvisor is imported.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ class Reason(StrEnum):
 
 
 class FileFact(Struct, frozen=True, gc=False):
-    """One file of a job. ``path`` is relative to the job's folder, with ``/``.
+    """One file of a job. ``path`` is relative to the job's folder, with ``/``; bytes not UTF-8 appear as ``\\xNN``.
 
-    Bytes of a name that are not UTF-8 appear as ``\\xNN``. A symbolic link is listed with ``link`` (its target, never followed), size 0 and an empty ``sha256``.
+    A symbolic link is listed with ``link`` (its target, never followed), size 0 and an empty ``sha256``.
     """
 
     path: str
@@ -161,18 +161,34 @@ class ExitFacts(Struct, frozen=True):
     log_cut_bytes: int = 0
 
 
+class Settings(Struct, frozen=True):
+    """What one attempt was resolved with: the solver's table as it stood then, with the job's own wishes laid over it.
+
+    ``command`` is the template of the configuration; what it became is ``Attempt.argv``.
+    """
+
+    kind: str
+    command: tuple[str, ...]
+    version: str | None = None
+    timeout_seconds: float | None = None
+    cpus: int = 1
+    memory_bytes: int = 0
+    licenses: dict[str, int] = {}
+    retry: Retry = Retry()
+
+
 class Attempt(Struct, frozen=True):
     """One try of a job. ``token`` is what fences its result.
 
     ``cause`` is set once it ended badly (``lost``: interrupted through no fault of the job, so not charged to it).
-    ``settings`` is the JSON of the solver settings this attempt was resolved with.
     """
 
     n: int
     token: str
     host: str
     started_us: int
-    settings: dict[str, Any] = {}
+    settings: Settings
+    argv: tuple[str, ...] = ()
     pid: int | None = None
     pid_start: int | None = None
     boot_id: str | None = None
@@ -194,7 +210,7 @@ class Verdict(Struct, frozen=True):
     """The judgement on a finished attempt. ``cause`` is ``None`` exactly when it succeeded.
 
     ``message`` is the solver's own sentence where one was found. ``outputs`` are all files of ``output/`` but unchanged
-    staged inputs, plus the two logs.
+    staged inputs, plus the two logs; of more than 1,000 the first stand here and all in the file ``more_outputs``.
     """
 
     cause: Cause | None
@@ -202,6 +218,7 @@ class Verdict(Struct, frozen=True):
     message: str | None = None
     checks: tuple[Check, ...] = ()
     outputs: tuple[FileFact, ...] = ()
+    more_outputs: FileFact | None = None
     log_tail: str = ""
     log_truncated: bool = False
 
