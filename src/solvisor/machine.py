@@ -1,0 +1,458 @@
+"""Every transition of a job: what may happen in which state, and what follows.
+
+Theory: ``TABLE`` says, for each state and event, which states may come next; ``apply`` looks there first, so an event
+the table does not name raises ``IllegalEvent`` and changes nothing. A handler then decides among the allowed states and
+names *effects*: things for the engine to do once the change is recorded. An event of a superseded attempt (its token is
+not the current one) is discarded whatever the state: a late result can never overwrite a newer one.
+
+Rules: no I/O, no clock (instants come in with the event), no waiting. What is *wise* (who starts next) is the
+scheduler's; here stands only what is *legal*. The diagrams in the docs are drawn from ``TABLE``.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from . import manifest
+from .errors import IllegalEvent
+from .model import TERMINAL, Attempt, Cause, Demand, ExitFacts, Intake, Job, Settings, State, Verdict
+from .world import World
+
+BACKOFF_MAX_SECONDS = 300.0
+"""The longest rest between two tries, whatever the solver's ``retry.delay``."""
+
+
+# --- events ---------------------------------------------------------------------------------------------------------
+
+
+class Event(Struct, frozen=True):
+    """Something that happened to the job ``id``."""
+
+    id: str
+
+
+class Accept(Event, frozen=True):
+    """A drop was claimed and hashed. ``unmet`` are live jobs it waits for, ``broken`` one that already failed it."""
+
+    intake: Intake
+    demand: Demand
+    unmet: frozenset[str]
+    broken: str | None
+    now_us: int
+
+
+class Dispatch(Event, frozen=True):
+    """The scheduler gives the job its room."""
+
+    token: str
+    host: str
+    settings: Settings
+    now_us: int
+
+
+class Fenced(Event, frozen=True):
+    """An event of one attempt, valid only while ``token`` is the current one."""
+
+    token: str
+
+
+class Spawned(Fenced, frozen=True):
+    """The process exists. ``now`` is monotonic and arms the timeout."""
+
+    argv: tuple[str, ...]
+    pid: int
+    pid_start: int | None
+    boot_id: str | None
+    now: float
+
+
+class SpawnFailed(Fenced, frozen=True):
+    """No process came to be; ``reason`` is the open code."""
+
+    reason: str
+    message: str
+    now: float
+    now_us: int
+
+
+class DeadlinePassed(Fenced, frozen=True):
+    """The attempt ran longer than its timeout."""
+
+
+class Exited(Fenced, frozen=True):
+    """The process tree is proven empty (or would not die: ``facts.unkillable``)."""
+
+    facts: ExitFacts
+    interruptions_max: int
+    now_us: int
+
+
+class Judged(Fenced, frozen=True):
+    """The outputs are durable and the verdict is known. ``now`` is monotonic."""
+
+    verdict: Verdict
+    now: float
+    now_us: int
+
+
+class Lost(Fenced, frozen=True):
+    """The attempt ended through no fault of the job: the daemon died or was stopped before the attempt's own end."""
+
+    interruptions_max: int
+    now_us: int
+
+
+class Gone(Fenced, frozen=True):
+    """What would not die is gone after all."""
+
+
+class BackoffOver(Event, frozen=True):
+    """The rest before the next try is over."""
+
+
+class Cancel(Event, frozen=True):
+    """A user wants the job ended."""
+
+    now_us: int
+
+
+class Settled(Event, frozen=True):
+    """A job this one waits for became terminal."""
+
+    other: str
+    succeeded: bool
+    now_us: int
+
+
+class Published(Event, frozen=True):
+    """The manifest is on disk and the folder in its final place."""
+
+
+# --- effects --------------------------------------------------------------------------------------------------------
+
+
+class Effect(Struct, frozen=True):
+    """Something for the engine to do for the job ``id``."""
+
+    id: str
+
+
+class Start(Effect, frozen=True):
+    """Stage and start the attempt ``token`` (once recorded)."""
+
+    token: str
+
+
+class Stop(Effect, frozen=True):
+    """End the processes of the attempt ``token``."""
+
+    token: str
+
+
+class Collect(Effect, frozen=True):
+    """Judge, make durable and hash what the attempt ``token`` left (once recorded)."""
+
+    token: str
+
+
+class Publish(Effect, frozen=True):
+    """Write the manifest and move the folder (once durable)."""
+
+
+class Discarded(Effect, frozen=True):
+    """An event of a superseded attempt was ignored; worth a log line."""
+
+    event: str
+    token: str
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+Q, R, C = State.QUEUED, State.RUNNING, State.COLLECTING
+S, F, X, J, K = State.SUCCEEDED, State.FAILED, State.CANCELLED, State.REJECTED, State.SKIPPED
+
+TABLE: dict[tuple[State | None, type[Event]], frozenset[State | None]] = {
+    (None, Accept): frozenset({Q, J, K}),
+    (Q, Dispatch): frozenset({R}),
+    (Q, BackoffOver): frozenset({Q}),
+    (Q, Settled): frozenset({Q, K}),
+    (Q, Cancel): frozenset({X}),
+    (R, Spawned): frozenset({R}),
+    (R, SpawnFailed): frozenset({Q, F, X}),
+    (R, DeadlinePassed): frozenset({R}),
+    (R, Cancel): frozenset({R}),
+    (R, Lost): frozenset({Q, F, X}),
+    (R, Exited): frozenset({C, Q, F, X}),
+    (C, Cancel): frozenset({C}),
+    (C, Judged): frozenset({S, F, X, Q}),
+    (F, Gone): frozenset({F}),
+    (S, Published): frozenset({None}),
+    (F, Published): frozenset({None}),
+    (X, Published): frozenset({None}),
+    (J, Published): frozenset({None}),
+    (K, Published): frozenset({None}),
+}
+
+
+def apply(world: World, event: Event) -> list[Effect]:
+    """Let ``event`` happen and return what follows from it, in order.
+
+    Raises ``IllegalEvent`` and changes nothing where the table has no entry.
+    """
+    job = world.jobs.get(event.id)
+    if isinstance(event, Fenced) and (job is None or job.attempt is None or job.attempt.token != event.token):
+        return [Discarded(event.id, type(event).__name__, event.token)]
+    state = job.state if job else None
+    allowed = TABLE.get((state, type(event)))
+    if allowed is None:
+        raise IllegalEvent(f"{type(event).__name__} cannot happen to {event.id}, which is {state or 'unknown'}")
+    effects: list[Effect] = HANDLERS[type(event)](world, job, event)
+    after = world.jobs.get(event.id)
+    if (after.state if after else None) not in allowed:
+        raise AssertionError(f"{type(event).__name__} took {event.id} from {state} to {after and after.state}")
+    return effects
+
+
+# --- handlers -------------------------------------------------------------------------------------------------------
+
+
+def _accept(world: World, job: None, event: Accept) -> list[Effect]:
+    intake = event.intake
+    new = Job(event.id, world.next_seq, State.QUEUED, intake.spec, event.now_us)
+    world.next_seq += 1
+    world.demands[event.id] = event.demand
+    if intake.refusal is not None:
+        code, message = intake.refusal
+        return _finish(world, replace(new, code=code, message=message), State.REJECTED, event.now_us)
+    if event.broken is not None:
+        return _skip(world, new, event.broken, event.now_us)
+    world.put(new)
+    if event.unmet:
+        world.wait_for(new, set(event.unmet))
+    else:
+        world.enqueue(new)
+    return []
+
+
+def _dispatch(world: World, job: Job, event: Dispatch) -> list[Effect]:
+    world.dequeue(job)
+    world.hold(job.id)
+    attempt = Attempt(len(job.attempts) + 1, event.token, event.host, event.now_us, event.settings)
+    world.put(
+        replace(
+            job,
+            state=State.RUNNING,
+            attempts=(*job.attempts, attempt),
+            backoff_seconds=0.0,
+            cause=None,
+            code=None,
+            message=None,
+            started_us=job.started_us or event.now_us,
+        )
+    )
+    return [Start(job.id, event.token)]
+
+
+def _spawned(world: World, job: Job, event: Spawned) -> list[Effect]:
+    attempt = _current(job)
+    limit = attempt.settings.timeout_seconds
+    if limit is not None:
+        heapq.heappush(world.deadlines, (event.now + limit, event.token, job.id))
+    facts = {"argv": event.argv, "pid": event.pid, "pid_start": event.pid_start, "boot_id": event.boot_id}
+    world.put(_with_attempt(job, **facts))
+    return [Stop(job.id, event.token)] if job.cancel else []
+
+
+def _spawn_failed(world: World, job: Job, event: SpawnFailed) -> list[Effect]:
+    world.release(job.id)
+    verdict = Verdict(Cause.SPAWN, event.reason, event.message)
+    return _conclude(world, job, verdict, event.now, event.now_us)
+
+
+def _deadline_passed(world: World, job: Job, event: DeadlinePassed) -> list[Effect]:
+    world.put(_with_attempt(job, cause=Cause.TIMEOUT))
+    return [Stop(job.id, event.token)]
+
+
+def _cancel(world: World, job: Job, event: Cancel) -> list[Effect]:
+    if job.state is State.QUEUED:
+        world.dequeue(job)
+        job = replace(job, message="cancelled before it started")
+        return _finish(world, job, State.CANCELLED, event.now_us)
+    world.put(replace(job, cancel=True))
+    attempt = _current(job)
+    return [Stop(job.id, attempt.token)] if job.state is State.RUNNING and attempt.pid is not None else []
+
+
+def _exited(world: World, job: Job, event: Exited) -> list[Effect]:
+    facts = event.facts
+    if facts.unkillable:
+        cause, message = Cause.UNKILLABLE, "its processes did not end after SIGKILL; its room stays taken until they do"
+        job = _with_attempt(job, facts=facts, cause=cause)
+        return _finish(world, replace(job, cause=cause, message=message), State.FAILED, event.now_us)
+    timed_out = _current(job).cause is Cause.TIMEOUT and facts.stopped
+    if facts.stopped and not timed_out and not job.cancel:
+        return _lose(world, job, facts, event.interruptions_max, event.now_us)
+    world.release(job.id)
+    job = _with_attempt(job, facts=facts, cause=Cause.TIMEOUT if timed_out else None)
+    world.put(replace(job, state=State.COLLECTING, interruptions=0))
+    return [Collect(job.id, event.token)]
+
+
+def _lost(world: World, job: Job, event: Lost) -> list[Effect]:
+    return _lose(world, job, None, event.interruptions_max, event.now_us)
+
+
+def _lose(world: World, job: Job, facts: ExitFacts | None, interruptions_max: int, now_us: int) -> list[Effect]:
+    """Back to the queue, uncharged; unless that happened too often in a row, or a user wanted it ended anyway."""
+    if job.id in world.holding:
+        world.release(job.id)
+    job = _with_attempt(job, facts=facts, cause=Cause.LOST)
+    job = replace(job, interruptions=job.interruptions + 1)
+    if job.cancel:
+        return _finish(world, replace(job, message="cancelled while it ran"), State.CANCELLED, now_us)
+    if job.interruptions >= interruptions_max:
+        message = f"interrupted {job.interruptions} times in a row by the end of the daemon or the machine"
+        return _finish(world, replace(job, cause=Cause.LOST, message=message), State.FAILED, now_us)
+    job = replace(job, state=State.QUEUED)
+    world.put(job)
+    world.enqueue(job)
+    return []
+
+
+def _judged(world: World, job: Job, event: Judged) -> list[Effect]:
+    return _conclude(world, job, event.verdict, event.now, event.now_us)
+
+
+def _conclude(world: World, job: Job, verdict: Verdict, now: float, now_us: int) -> list[Effect]:
+    """An attempt ended with a verdict: finish the job, or let it rest and try again."""
+    job = _with_attempt(job, cause=verdict.cause, code=verdict.code)
+    if job.cancel:
+        message = "cancelled while it ran"
+        return _finish(world, replace(job, message=message), State.CANCELLED, now_us, verdict)
+    job = replace(job, cause=verdict.cause, code=verdict.code, message=verdict.message)
+    if verdict.cause is None:
+        return _finish(world, job, State.SUCCEEDED, now_us, verdict)
+    retry = _current(job).settings.retry
+    charged = sum(a.cause is not Cause.LOST for a in job.attempts)
+    if verdict.cause not in retry.on or charged > retry.max:
+        return _finish(world, job, State.FAILED, now_us, verdict)
+    rest = min(retry.delay_seconds * 2 ** (charged - 1), BACKOFF_MAX_SECONDS)
+    job = replace(job, state=State.QUEUED, backoff_seconds=rest)
+    world.put(job)
+    if rest > 0:
+        world.wait_until(job, now + rest)
+    else:
+        world.enqueue(job)
+    return []
+
+
+def _gone(world: World, job: Job, event: Gone) -> list[Effect]:
+    world.release(job.id)
+    return [Publish(job.id)]
+
+
+def _backoff_over(world: World, job: Job, event: BackoffOver) -> list[Effect]:
+    job = replace(job, backoff_seconds=0.0)
+    world.put(job)
+    world.enqueue(job)
+    return []
+
+
+def _settled(world: World, job: Job, event: Settled) -> list[Effect]:
+    if not event.succeeded:
+        world.dequeue(job)
+        return _skip(world, job, event.other, event.now_us)
+    left = world.unmet[job.id] - {event.other}
+    world.dequeue(job)
+    if left:
+        world.wait_for(job, left)
+    else:
+        world.enqueue(job)
+    return []
+
+
+def _published(world: World, job: Job, event: Published) -> list[Effect]:
+    world.put(replace(job, published=True, manifest=None))
+    world.drop(job.id)
+    return []
+
+
+def _skip(world: World, job: Job, other: str, now_us: int) -> list[Effect]:
+    message = f"{other}, which it waited for, did not succeed"
+    return _finish(world, replace(job, code="dependency", message=message), State.SKIPPED, now_us)
+
+
+def _finish(world: World, job: Job, state: State, now_us: int, verdict: Verdict | None = None) -> list[Effect]:
+    """Make the job terminal with its manifest, tell those that wait for it, and publish it."""
+    job = replace(job, state=state, finished_us=now_us)
+    job = replace(job, manifest=manifest.build(job, verdict))
+    world.put(job)
+    effects: list[Effect] = [] if job.id in world.holding else [Publish(job.id)]
+    for waiting in sorted(world.dependents.get(job.id, ())):
+        effects += apply(world, Settled(waiting, job.id, state is State.SUCCEEDED, now_us))
+    return effects
+
+
+def _current(job: Job) -> Attempt:
+    if job.attempt is None:
+        raise AssertionError(f"{job.id} has no attempt")
+    return job.attempt
+
+
+def _with_attempt(job: Job, **changes: Any) -> Job:
+    return replace(job, attempts=(*job.attempts[:-1], replace(_current(job), **changes)))
+
+
+HANDLERS: dict[type[Event], Callable[..., list[Effect]]] = {
+    Accept: _accept,
+    Dispatch: _dispatch,
+    Spawned: _spawned,
+    SpawnFailed: _spawn_failed,
+    DeadlinePassed: _deadline_passed,
+    Exited: _exited,
+    Judged: _judged,
+    Lost: _lost,
+    Gone: _gone,
+    BackoffOver: _backoff_over,
+    Cancel: _cancel,
+    Settled: _settled,
+    Published: _published,
+}
+
+
+# --- the earlier life -----------------------------------------------------------------------------------------------
+
+
+def restore(
+    world: World, job: Job, demand: Demand, unmet: frozenset[str], now: float, *, alive: bool = False
+) -> list[Effect]:
+    """Put a recorded job back into an empty world at start, in order of ``seq``.
+
+    A running job comes back holding its room, for the engine to send it ``Lost``; a job that rested starts its rest
+    anew with the seconds it still owes. ``alive``: processes of its last attempt would not die, so a finished job keeps
+    its room and its folder until they do.
+    """
+    world.jobs[job.id] = job
+    world.demands[job.id] = demand
+    world.next_seq = max(world.next_seq, job.seq + 1)
+    if job.state is State.RUNNING:
+        world.hold(job.id)
+    elif job.state is State.COLLECTING:
+        return [Collect(job.id, _current(job).token)]
+    elif job.state in TERMINAL:
+        if not alive:
+            return [Publish(job.id)]
+        world.hold(job.id)
+    elif unmet:
+        world.wait_for(job, set(unmet))
+    elif job.backoff_seconds > 0:
+        world.wait_until(job, now + job.backoff_seconds)
+    else:
+        world.enqueue(job)
+    return []
