@@ -259,7 +259,7 @@ def _dispatch(world: World, job: Job, event: Dispatch) -> list[Effect]:
 
 
 def _spawned(world: World, job: Job, event: Spawned) -> list[Effect]:
-    attempt = _current(job)
+    attempt = job.current
     limit = attempt.settings.timeout_seconds
     if limit is not None:
         heapq.heappush(world.deadlines, (event.now + limit, event.token, job.id))
@@ -285,7 +285,7 @@ def _cancel(world: World, job: Job, event: Cancel) -> list[Effect]:
         job = replace(job, message="cancelled before it started")
         return _finish(world, job, State.CANCELLED, event.now_us)
     world.put(replace(job, cancel=True))
-    attempt = _current(job)
+    attempt = job.current
     return [Stop(job.id, attempt.token)] if job.state is State.RUNNING and attempt.pid is not None else []
 
 
@@ -295,7 +295,7 @@ def _exited(world: World, job: Job, event: Exited) -> list[Effect]:
         cause, message = Cause.UNKILLABLE, "its processes did not end after SIGKILL; its room stays taken until they do"
         job = _with_attempt(job, facts=facts, cause=cause)
         return _finish(world, replace(job, cause=cause, message=message), State.FAILED, event.now_us)
-    timed_out = _current(job).cause is Cause.TIMEOUT and facts.stopped
+    timed_out = job.current.cause is Cause.TIMEOUT and facts.stopped
     if facts.stopped and not timed_out and not job.cancel:
         return _lose(world, job, facts, event.interruptions_max, event.now_us)
     world.release(job.id)
@@ -338,7 +338,7 @@ def _conclude(world: World, job: Job, verdict: Verdict, now: float, now_us: int)
     job = replace(job, cause=verdict.cause, code=verdict.code, message=verdict.message)
     if verdict.cause is None:
         return _finish(world, job, State.SUCCEEDED, now_us, verdict)
-    retry = _current(job).settings.retry
+    retry = job.current.settings.retry
     charged = sum(a.cause is not Cause.LOST for a in job.attempts)
     if verdict.cause not in retry.on or charged > retry.max:
         return _finish(world, job, State.FAILED, now_us, verdict)
@@ -378,7 +378,6 @@ def _settled(world: World, job: Job, event: Settled) -> list[Effect]:
 
 
 def _published(world: World, job: Job, event: Published) -> list[Effect]:
-    world.put(replace(job, published=True, manifest=None))
     world.drop(job.id)
     return []
 
@@ -399,14 +398,8 @@ def _finish(world: World, job: Job, state: State, now_us: int, verdict: Verdict 
     return effects
 
 
-def _current(job: Job) -> Attempt:
-    if job.attempt is None:
-        raise AssertionError(f"{job.id} has no attempt")
-    return job.attempt
-
-
 def _with_attempt(job: Job, **changes: Any) -> Job:
-    return replace(job, attempts=(*job.attempts[:-1], replace(_current(job), **changes)))
+    return replace(job, attempts=(*job.attempts[:-1], replace(job.current, **changes)))
 
 
 HANDLERS: dict[type[Event], Callable[..., list[Effect]]] = {
@@ -444,7 +437,7 @@ def restore(
     if job.state is State.RUNNING:
         world.hold(job.id)
     elif job.state is State.COLLECTING:
-        return [Collect(job.id, _current(job).token)]
+        return [Collect(job.id, job.current.token)]
     elif job.state in TERMINAL:
         if not alive:
             return [Publish(job.id)]

@@ -164,11 +164,12 @@ class ExitFacts(Struct, frozen=True):
 class Settings(Struct, frozen=True):
     """What one attempt was resolved with: the solver's table as it stood then, with the job's own wishes laid over it.
 
-    ``command`` is the template of the configuration; what it became is ``Attempt.argv``.
+    ``table`` is that table as JSON values: a collection resumed after a restart judges by what held at the start. What
+    its command became is ``Attempt.argv``.
     """
 
     kind: str
-    command: tuple[str, ...]
+    table: dict[str, Any]
     version: str | None = None
     timeout_seconds: float | None = None
     cpus: int = 1
@@ -246,12 +247,16 @@ class Job(Struct, frozen=True):
     started_us: int | None = None
     finished_us: int | None = None
     manifest: bytes | None = None
-    published: bool = False
 
     @property
     def attempt(self) -> Attempt | None:
         """The current or last attempt."""
         return self.attempts[-1] if self.attempts else None
+
+    @property
+    def current(self) -> Attempt:
+        """The current or last attempt of a job that has one; ``IndexError`` is a defect."""
+        return self.attempts[-1]
 
 
 class Limits(Struct, frozen=True):

@@ -82,7 +82,7 @@ class World:
     ``ready`` holds, by demand, the jobs that only wait for room; ``backoff`` and ``deadlines`` are heaps of
     ``(due, token or id, id)`` whose stale entries are skipped when they surface; ``unmet`` names the jobs a queued job
     still waits for and ``dependents`` is its inverse; ``holding`` are the jobs whose demand is occupied; ``changed``
-    collects the ids that the next commit must record, in order.
+    and ``published`` collect the ids that the next commit must record, in order.
     """
 
     def __init__(self, next_seq: int = 1) -> None:
@@ -96,6 +96,7 @@ class World:
         self.holding: set[str] = set()
         self.used = Used()
         self.changed: dict[str, None] = {}
+        self.published: list[str] = []
         self.next_seq = next_seq
         self.draining = False
 
@@ -160,14 +161,17 @@ class World:
         self.used.add(self.demands[job_id], -1)
 
     def drop(self, job_id: str) -> None:
-        """Forget a published job."""
+        """Forget a published job; what is left is to record that it is."""
         del self.jobs[job_id], self.demands[job_id]
+        self.changed.pop(job_id, None)
+        self.published.append(job_id)
 
-    def take_changed(self) -> list[Job]:
-        """The jobs to record now, in the order in which they first changed."""
-        jobs = [self.jobs[i] for i in self.changed if i in self.jobs]
-        self.changed.clear()
-        return jobs
+    def take_changed(self) -> tuple[list[Job], list[str]]:
+        """The jobs to record now, in the order in which they first changed, and the ids of those published."""
+        jobs = [self.jobs[i] for i in self.changed]
+        published = self.published
+        self.changed, self.published = {}, []
+        return jobs, published
 
     def sanity_check(self) -> None:
         """Walk every invariant; ``AssertionError`` names the first that is broken. For tests."""

@@ -1,0 +1,170 @@
+"""The composition root: takes the home, puts the parts together, runs the engine until it is told to stop.
+
+Order of start: configuration, home, lock, database, end of every process of an earlier life, claims without a row, the
+engine's own recovery, READY, inbox. Order of stop: the reverse. Nothing here decides anything about jobs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import anyio
+import structlog
+
+from solvisor import config as configuration
+from solvisor import home as homes
+from solvisor import log as logs
+from solvisor.backends.local import LocalBackend
+from solvisor.config import Config
+from solvisor.engine import Engine
+from solvisor.errors import SolvisorError
+from solvisor.home import Home, IdMaker
+from solvisor.inbox import Inbox
+from solvisor.intake import adopt
+from solvisor.process import posix
+from solvisor.runner import Runner
+from solvisor.spool import Claims, NotDurable, Results, ignore_lease_breaks
+from solvisor.store import Store
+
+from .notify import notify
+
+FILE_THREADS = 2
+"""Threads for staging, fsync, hashing and publishing; more only make the interpreter lock change hands."""
+
+KILL_SECONDS = 10.0
+"""How long processes of an earlier life may take to die before their jobs are set aside as unkillable."""
+
+EXIT_NOT_DURABLE = 75
+"""A disk refused to keep what was written: restart and recover."""
+
+log = structlog.get_logger()
+
+
+def serve(home_path: Path, config_path: Path) -> int:
+    """Run the daemon in the foreground until SIGTERM or SIGINT; returns the exit status."""
+    config = configuration.load(config_path)
+    inbox = Path(config.inbox.path) if config.inbox.path else None
+    home = Home.at(home_path, inbox)
+    home.prepare()
+    with ExitStack() as stack:
+        stack.callback(homes.lock(home).close)
+        sink = logs.configure(sys.stderr, file=home.log_dir / "solvisor.jsonl")
+        if sink is not None:
+            stack.callback(sink.close)
+        for warning in config.warnings:
+            log.warning("config.warning", text=warning)
+        store = Store.open(home.db)
+        stack.callback(store.close)
+        ignore_lease_breaks()
+        try:
+            anyio.run(partial(_run, config, home, store), backend_options={"use_uvloop": _has_uvloop()})
+        except BaseExceptionGroup as group:
+            return _report(group)
+    return 0
+
+
+async def _run(config: Config, home: Home, store: Store) -> None:
+    posix.become_subreaper()
+    home_id = homes.home_id(home)
+    log.info("daemon.starting", home=str(home.root), pid=os.getpid())
+    alive = await anyio.to_thread.run_sync(posix.kill_earlier_life, home_id, KILL_SECONDS)
+    limits = config.limits(posix.usable_cpus(), posix.total_memory_bytes())
+    files = anyio.CapacityLimiter(FILE_THREADS)
+    claims, results = Claims(home), Results(home)
+    live = store.live_jobs()
+    adopted = [adopt(config, taken) for taken in claims.unfinished_claims({job.id for job in live})]
+    async with LocalBackend() as backend, anyio.create_task_group() as tasks:
+        engine = Engine(
+            config=config,
+            limits=limits,
+            host=socket.gethostname(),
+            store=store,
+            results=results,
+            files=files,
+            make_runner=lambda post: Runner(
+                home=home,
+                home_id=home_id,
+                boot_id=posix.boot_id(),
+                results=results,
+                backend=backend,
+                files=files,
+                environ=dict(os.environ),
+                config_dir=config.path.parent,
+                post=post,
+            ),
+        )
+        inbox = Inbox(config, home, claims, IdMaker(store.last_id()))
+        tasks.start_soon(_obey_signals, engine)
+        tasks.start_soon(_feed_watchdog)
+        await engine.run(
+            adopted=adopted, alive=alive, intake=partial(inbox.run, engine.accept), ready=partial(_ready, home, config)
+        )
+        tasks.cancel_scope.cancel()
+    claims.close()
+    results.close()
+    log.info("daemon.stopped", home=str(home.root))
+
+
+def _ready(home: Home, config: Config) -> None:
+    log.info("daemon.ready", home=str(home.root), inbox=str(home.inbox), solvers=sorted(config.solver))
+    notify("READY=1")
+
+
+async def _obey_signals(engine: Engine) -> None:
+    """SIGTERM or SIGINT drains; a second one stops what runs now."""
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+        asked = False
+        async for number in received:
+            name = signal.Signals(number).name
+            if asked:
+                log.warning("daemon.stopping_now", signal=name)
+                engine.stop_now()
+            else:
+                log.info("daemon.draining", signal=name)
+                notify("STOPPING=1")
+                engine.drain()
+            asked = True
+
+
+async def _feed_watchdog() -> None:
+    """Tell systemd that the loop turns, twice as often as it asks for; without systemd there is nothing to do."""
+    micros = int(os.environ.get("WATCHDOG_USEC", "0"))
+    while micros:
+        notify("WATCHDOG=1")
+        await anyio.sleep(micros / 2e6)
+
+
+def _report(group: BaseExceptionGroup) -> int:
+    """Log what ended the daemon and choose the exit status."""
+    for error in _leaves(group):
+        if isinstance(error, NotDurable):
+            log.critical("daemon.not_durable", error=str(error), text="the disk failed; restart to recover")
+            return EXIT_NOT_DURABLE
+        if isinstance(error, SolvisorError):
+            log.critical("daemon.failed", code=error.code, error=str(error))
+            return error.exit_status
+    log.critical("daemon.crashed", exc_info=group)
+    return 1
+
+
+def _leaves(group: BaseExceptionGroup) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def _has_uvloop() -> bool:
+    try:
+        import uvloop  # noqa: F401
+    except ImportError:
+        return False
+    return True

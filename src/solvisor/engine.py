@@ -1,0 +1,384 @@
+"""The engine: the one task that owns the state of the world.
+
+A pass takes all waiting events, applies them, plans, and commits everything in one transaction (*recorded*: it
+survives the death of the daemon). Only then does it act: it starts processes, stops them, collects. A hardening commit
+follows and makes it *durable* (it survives a power cut); only what is durable is announced: acknowledged to the inbox,
+published. While a commit is in flight events pile up, so load makes passes bigger and not slower.
+
+Rules: nobody else changes state; everybody else posts events. Nothing here blocks the loop. What is legal stands in
+``machine``, what is wise in ``scheduler``, what touches files in ``spool``, and how a process lives in the backend.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
+from typing import TypeVar
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+from msgspec.structs import replace
+
+from . import machine, scheduler
+from .config import Config
+from .machine import Accept, Collect, Discarded, Dispatch, Effect, Event, Exited, Lost, Publish, Published, Start, Stop
+from .model import TERMINAL, Demand, ExitFacts, Intake, Job, JobSpec, Limits, State
+from .runner import Runner, now_us, resolve
+from .spool import Publication, Results
+from .store import Store, StoreUnavailable
+from .world import World
+
+T = TypeVar("T")
+
+RETRY_SECONDS = 1.0
+"""The rest before a refused commit or publication is tried again."""
+
+TARGETS = {State.SUCCEEDED: "done", State.REJECTED: "rejected"}
+"""Where a finished job's folder goes; all others go to ``failed``."""
+
+log = structlog.get_logger()
+
+
+class Engine:
+    """Runs jobs until told to stop.
+
+    ``post`` takes events from the runner, ``accept`` intakes from the inbox. ``drain`` starts nothing new and lets
+    running jobs finish for the configured time, then stops them; ``stop_now`` stops them at once. Either way nothing is
+    lost: what did not finish is queued again in the next life.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        limits: Limits,
+        host: str,
+        store: Store,
+        results: Results,
+        make_runner: Callable[[Callable[[Event], None]], Runner],
+        files: anyio.CapacityLimiter,
+    ) -> None:
+        self._config = config
+        self._limits = limits
+        self._host = host
+        self._store = store
+        self._results = results
+        self._files = files
+        self._runner = make_runner(self.post)
+        self._store_turn = anyio.CapacityLimiter(1)
+        self._world = World(store.last_seq() + 1)
+        self._events: list[Event] = []
+        self._intakes: list[tuple[Sequence[Intake], anyio.Event]] = []
+        self._wake = anyio.Event()
+        self._undurable: list[Callable[[], None]] = []
+        self._harden = anyio.Event()
+        self._publications: list[Publication] = []
+        self._publish = anyio.Event()
+        self._wake_at: float | None = None
+        self._feeding: anyio.CancelScope | None = None
+        self._tasks: TaskGroup
+
+    # --- what others call -------------------------------------------------------------------------------------------
+
+    def post(self, event: Event) -> None:
+        """Hand in an event; it is applied in the next pass."""
+        self._events.append(event)
+        self._wake.set()
+
+    async def accept(self, intakes: Sequence[Intake]) -> None:
+        """Make claimed drops jobs; returns when they are durable."""
+        durable = anyio.Event()
+        self._intakes.append((intakes, durable))
+        self._wake.set()
+        await durable.wait()
+
+    def drain(self) -> None:
+        """Start nothing new; give running jobs ``stop_timeout`` to finish."""
+        if not self._world.draining:
+            self._start_draining()
+            self._tasks.start_soon(self._stop_after, self._config.daemon.stop_timeout_seconds)
+
+    def stop_now(self) -> None:
+        """Start nothing new and stop what runs; what is interrupted is queued again in the next life."""
+        self._start_draining()
+        self._runner.stop_all(now=True)
+
+    # --- the life of the engine -------------------------------------------------------------------------------------
+
+    async def run(
+        self,
+        *,
+        adopted: Sequence[Intake],
+        alive: Collection[str],
+        intake: Callable[[], Awaitable[None]],
+        ready: Callable[[], None],
+    ) -> None:
+        """Recover, then serve until drained.
+
+        ``adopted`` are claims of an earlier life without a row; ``alive`` the tokens of earlier attempts whose
+        processes would not die. ``intake`` feeds ``accept`` until it is cancelled; it starts once recovery is recorded
+        and ``ready`` was called.
+        """
+        async with anyio.create_task_group() as self._tasks:
+            self._tasks.start_soon(self._hardener)
+            self._tasks.start_soon(self._publisher)
+            await self._recover(alive)
+            self._intakes.append((adopted, anyio.Event()))
+            await self._pass()
+            self._tasks.start_soon(self._feed, intake)
+            ready()
+            while not self._world.draining or self._feeding or self._busy():
+                await self._wait()
+                await self._pass()
+            await self._in_store(self._store.harden)
+            self._tasks.cancel_scope.cancel()
+
+    async def _feed(self, intake: Callable[[], Awaitable[None]]) -> None:
+        """Take drops in until draining. What the intake has claimed by then it still hands over."""
+        with anyio.CancelScope() as scope:
+            self._feeding = scope
+            if self._world.draining:
+                scope.cancel()
+            await intake()
+        self._feeding = None
+        self._wake.set()
+
+    def _start_draining(self) -> None:
+        self._world.draining = True
+        if self._feeding is not None:
+            self._feeding.cancel()
+        self._wake.set()
+
+    def _busy(self) -> bool:
+        if self._events or self._intakes or self._undurable or self._world.published:
+            return True
+        return any(
+            job.state in {State.RUNNING, State.COLLECTING}
+            or (job.state in TERMINAL and job.id not in self._world.holding)
+            for job in self._world.jobs.values()
+        )
+
+    async def _stop_after(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+        log.warning("daemon.stop_timeout", seconds=seconds, text="stopping jobs that are still running")
+        self._runner.stop_all()
+
+    async def _wait(self) -> None:
+        """Until an event comes in or an instant comes due."""
+        rest = None if self._wake_at is None else max(0.0, self._wake_at - time.monotonic())
+        with anyio.move_on_after(rest):
+            await self._wake.wait()
+        self._wake = anyio.Event()
+
+    # --- one pass ---------------------------------------------------------------------------------------------------
+
+    async def _pass(self) -> None:
+        """Drain, apply, plan, record, act; then have it made durable and announced."""
+        effects: list[Effect] = []
+        announcements: list[Callable[[], None]] = []
+        intakes, self._intakes = self._intakes, []
+        for batch, durable in intakes:
+            for intake in batch:
+                effects += self._apply(await self._acceptance(intake))
+            announcements.append(partial(self._accepted, batch, durable))
+        events, self._events = self._events, []
+        for event in events:
+            effects += self._apply(event)
+        for event in scheduler.due(self._world, time.monotonic()):
+            effects += self._apply(event)
+        plan = scheduler.plan(self._world, self._limits)
+        self._wake_at = plan.wake_at
+        for job_id in plan.starts:
+            effects += self._apply(self._dispatch(self._world.jobs[job_id]))
+        changed, published = self._world.take_changed()
+        if changed or published:
+            await self._record(changed, published)
+        for effect in effects:
+            self._act(effect, announcements)
+        if announcements:
+            self._undurable += announcements
+            self._harden.set()
+
+    def _apply(self, event: Event) -> list[Effect]:
+        effects = machine.apply(self._world, event)
+        self._log_event(event)
+        return effects
+
+    async def _acceptance(self, intake: Intake) -> Accept:
+        """The event that makes ``intake`` a job, with what other jobs have to do with it."""
+        spec, refusal = intake.spec, intake.refusal
+        if spec.key is not None and refusal is None:
+            other = await self._job_of_key(spec.key)
+            if other is not None:
+                refusal = ("key", f"the key {spec.key!r} belongs to {other} already; drop it again with another key")
+        unmet: set[str] = set()
+        broken = None
+        if refusal is None:
+            states = await self._states(spec.after)
+            for other in spec.after:
+                state = states.get(other)
+                if state is None:
+                    refusal = ("after", f"after names {other!r}, and no job has that id; correct it and drop it again")
+                elif state not in TERMINAL:
+                    unmet.add(other)
+                elif state is not State.SUCCEEDED:
+                    broken = other
+        if refusal is not None:
+            spec = replace(spec, key=None)
+        intake = replace(intake, spec=spec, refusal=refusal)
+        return Accept(intake.id, intake, self._demand(spec), frozenset(unmet), broken, now_us())
+
+    async def _job_of_key(self, key: str) -> str | None:
+        for job in self._world.changed:
+            if self._world.jobs[job].spec.key == key:
+                return job
+        return await self._in_store(partial(self._store.id_of_key, key))
+
+    async def _states(self, ids: Sequence[str]) -> dict[str, State]:
+        if not ids:
+            return {}
+        recorded = await self._in_store(partial(self._store.states, ids))
+        return recorded | {i: self._world.jobs[i].state for i in ids if i in self._world.jobs}
+
+    def _demand(self, spec: JobSpec) -> Demand:
+        """What ``spec`` occupies; of a solver that is not configured (any more), a demand that admission refuses."""
+        return self._config.demand(spec) or Demand(spec.solver, 1, 0)
+
+    def _dispatch(self, job: Job) -> Dispatch:
+        solver = self._config.solvers[job.spec.solver]
+        settings = resolve(solver, job.spec, self._world.demands[job.id])
+        return Dispatch(job.id, secrets.token_hex(16), self._host, settings, now_us())
+
+    async def _record(self, changed: Sequence[Job], published: Sequence[str]) -> None:
+        while True:
+            try:
+                await self._in_store(partial(self._store.record, changed, published))
+            except StoreUnavailable as error:
+                log.error("store.unavailable", error=str(error), retry_seconds=RETRY_SECONDS)
+                await anyio.sleep(RETRY_SECONDS)
+            else:
+                return
+
+    def _act(self, effect: Effect, announcements: list[Callable[[], None]]) -> None:
+        job = self._world.jobs[effect.id] if not isinstance(effect, Discarded) else None
+        match effect:
+            case Start() if job:
+                solver = self._config.solvers[job.spec.solver]
+                self._tasks.start_soon(self._runner.attempt, job, solver, self._limits.interruptions_max)
+            case Stop():
+                self._runner.stop(effect.token)
+            case Collect() if job:
+                self._tasks.start_soon(self._runner.collect, job)
+            case Publish() if job:
+                announcements.append(partial(self._announce, job))
+            case Discarded():
+                log.warning("attempt.discarded", id=effect.id, token=effect.token, what=effect.event)
+            case _:
+                raise AssertionError(f"nothing carries out {effect}")
+
+    # --- making durable, announcing ---------------------------------------------------------------------------------
+
+    async def _hardener(self) -> None:
+        """Make recorded things durable, then announce them; one commit for all that piled up."""
+        while True:
+            await self._harden.wait()
+            self._harden = anyio.Event()
+            announcements, self._undurable = self._undurable, []
+            while True:
+                try:
+                    await self._in_store(self._store.harden)
+                    break
+                except StoreUnavailable as error:
+                    log.error("store.unavailable", error=str(error), retry_seconds=RETRY_SECONDS)
+                    await anyio.sleep(RETRY_SECONDS)
+            for announce in announcements:
+                announce()
+
+    def _accepted(self, batch: Sequence[Intake], durable: anyio.Event) -> None:
+        for intake in batch:
+            if intake.refusal is None:
+                log.info("job.accepted", id=intake.id, solver=intake.spec.solver, source=intake.spec.source.path)
+        durable.set()
+
+    def _announce(self, job: Job) -> None:
+        manifest = job.manifest
+        if manifest is None:
+            raise AssertionError(f"{job.id} is {job.state} without a manifest")
+        level = log.info if job.state is State.SUCCEEDED else log.warning
+        level(f"job.{job.state.value}", id=job.id, solver=job.spec.solver, cause=job.cause, message=job.message)
+        target = TARGETS.get(job.state, "failed")
+        self._publications.append(Publication(job.id, target, manifest))
+        self._publish.set()
+
+    async def _publisher(self) -> None:
+        """Write manifests and move folders, as many at a time as piled up; what is refused is tried again for ever."""
+        while True:
+            await self._publish.wait()
+            self._publish = anyio.Event()
+            batch, self._publications = self._publications, []
+            done, refused = await anyio.to_thread.run_sync(self._results.publish, batch, limiter=self._files)
+            for job_id in done:
+                self.post(Published(job_id))
+            if refused:
+                for job_id, error in refused.items():
+                    log.error("job.not_published", id=job_id, error=str(error), retry_seconds=RETRY_SECONDS)
+                self._publications += [p for p in batch if p.id in refused]
+                self._tasks.start_soon(self._publish_later)
+
+    async def _publish_later(self) -> None:
+        await anyio.sleep(RETRY_SECONDS)
+        self._publish.set()
+
+    # --- the earlier life -------------------------------------------------------------------------------------------
+
+    async def _recover(self, alive: Collection[str]) -> None:
+        """Take up every job that an earlier life left: wait again, run again, judge, or publish."""
+        jobs = await self._in_store(self._store.live_jobs)
+        open_ids = {job.id for job in jobs if job.state not in TERMINAL}
+        announcements: list[Callable[[], None]] = []
+        effects: list[Effect] = []
+        interrupted: list[Event] = []
+        for job in jobs:
+            demand = self._demand(job.spec)
+            unmet = frozenset(job.spec.after) & open_ids if job.state is State.QUEUED else frozenset()
+            lives = job.attempt is not None and job.attempt.token in alive
+            effects += machine.restore(self._world, job, demand, unmet, time.monotonic(), alive=lives)
+            if job.state is State.RUNNING and lives:
+                facts = ExitFacts(None, None, now_us(), unkillable=True)
+                interrupted.append(Exited(job.id, job.current.token, facts, self._limits.interruptions_max, now_us()))
+            elif job.state is State.RUNNING:
+                interrupted.append(Lost(job.id, job.current.token, self._limits.interruptions_max, now_us()))
+        for event in interrupted:
+            effects += self._apply(event)
+        changed, published = self._world.take_changed()
+        await self._record(changed, published)
+        for effect in effects:
+            self._act(effect, announcements)
+        self._undurable += announcements
+        self._harden.set()
+        if jobs:
+            log.info("daemon.recovered", jobs=len(jobs), interrupted=len(interrupted))
+
+    async def _in_store(self, function: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(function, limiter=self._store_turn)
+
+    def _log_event(self, event: Event) -> None:
+        match event:
+            case machine.Spawned():
+                log.info("attempt.started", id=event.id, pid=event.pid)
+            case machine.SpawnFailed():
+                log.warning("attempt.not_started", id=event.id, code=event.reason, message=event.message)
+            case machine.Exited():
+                facts = event.facts
+                log.info("attempt.exited", id=event.id, exit_code=facts.exit_code, signal=facts.signal)
+            case machine.DeadlinePassed():
+                log.warning("attempt.timeout", id=event.id)
+            case machine.Lost():
+                log.warning("attempt.lost", id=event.id)
+            case machine.BackoffOver():
+                log.info("job.retry", id=event.id)
+            case _:
+                pass

@@ -1,0 +1,183 @@
+"""One attempt, from staging to verdict.
+
+Rules: it does what the engine decided and reports back by events; it changes no state and knows no other job.
+Everything that touches a disk runs in the file threads, everything that waits is cancellable without harm: cancelling
+an attempt leaves its processes to whoever looks next. A stop that comes before the process exists is kept and obeyed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import msgspec
+import structlog
+
+from .config import SolverConfig
+from .errors import SpawnError
+from .home import Home
+from .interfaces import AttemptSpec, Backend, Handle
+from .judge import judge
+from .machine import Event, Exited, Gone, Judged, Lost, Spawned, SpawnFailed
+from .model import Cause, Demand, ExitFacts, FileFact, Job, JobSpec, Settings, Verdict
+from .solvers import command
+from .spool import NotDurable, Results
+
+T = TypeVar("T")
+
+OUTPUTS_INLINE = 1000
+"""More outputs than this go to ``outputs.jsonl``, whose hash the manifest holds."""
+
+log = structlog.get_logger()
+
+
+class Runner:
+    """Carries attempts out. ``post`` hands an event to the engine; ``files`` bounds the threads that touch the disk."""
+
+    def __init__(
+        self,
+        *,
+        home: Home,
+        home_id: str,
+        boot_id: str,
+        results: Results,
+        backend: Backend,
+        files: anyio.CapacityLimiter,
+        environ: Mapping[str, str],
+        config_dir: Path,
+        post: Callable[[Event], None],
+    ) -> None:
+        self._home = home
+        self._home_id = home_id
+        self._boot_id = boot_id
+        self._results = results
+        self._backend = backend
+        self._files = files
+        self._environ = environ
+        self._config_dir = config_dir
+        self._post = post
+        self._handles: dict[str, Handle | None] = {}
+        self._stopped: set[str] = set()
+
+    async def attempt(self, job: Job, solver: SolverConfig, interruptions_max: int) -> None:
+        """Stage, start and wait for the current attempt of ``job``; post what becomes of it."""
+        attempt = job.current
+        token = attempt.token
+        self._handles[token] = None
+        try:
+            spec = await self._in_thread(partial(self._prepare, job, solver))
+            if token in self._stopped:
+                self._post(Lost(job.id, token, interruptions_max, now_us()))
+                return
+            handle = await self._backend.launch(spec)
+            self._handles[token] = handle
+            if token in self._stopped:
+                handle.stop()
+            self._post(Spawned(job.id, token, spec.argv, handle.pid, handle.pid_start, self._boot_id, time.monotonic()))
+            facts = await handle.wait()
+            self._post(Exited(job.id, token, facts, interruptions_max, now_us()))
+            if facts.unkillable:
+                await handle.wait_gone()
+                self._post(Gone(job.id, token))
+        except SpawnError as error:
+            self._post(SpawnFailed(job.id, token, error.reason, str(error), time.monotonic(), now_us()))
+        finally:
+            del self._handles[token]
+            self._stopped.discard(token)
+
+    def stop(self, token: str, *, now: bool = False) -> None:
+        """Ask an attempt under way to end; unknown ones are over already."""
+        if token not in self._handles:
+            return
+        self._stopped.add(token)
+        handle = self._handles[token]
+        if handle is not None:
+            handle.stop(now=now)
+
+    def stop_all(self, *, now: bool = False) -> None:
+        """Ask every attempt under way to end."""
+        for token in list(self._handles):
+            self.stop(token, now=now)
+
+    async def collect(self, job: Job) -> None:
+        """Judge what the last attempt of ``job`` left, make it durable, and post the verdict."""
+        verdict = await self._in_thread(partial(self._collect, job))
+        self._post(Judged(job.id, job.current.token, verdict, time.monotonic(), now_us()))
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(function, limiter=self._files)
+
+    def _prepare(self, job: Job, solver: SolverConfig) -> AttemptSpec:
+        attempt = job.current
+        folder = self._home.work / job.id
+        try:
+            self._results.stage(job.id, attempt.n, skip=_job_files(job))
+        except NotDurable:
+            raise
+        except OSError as error:
+            raise SpawnError("staging", f"its files could not be staged in {folder}: {error}") from error
+        prepared = command.prepare(
+            solver, job.spec.solver, job.spec, folder, self._environ, self._config_dir, self._script_env(solver)
+        )
+        return AttemptSpec(
+            token=f"{self._home_id}/{attempt.token}",
+            argv=prepared.argv,
+            cwd=str(folder / "output"),
+            env=prepared.env,
+            stdout=str(folder / "stdout.log"),
+            stderr=str(folder / "stderr.log"),
+            grace_seconds=solver.stop_grace_seconds,
+            log_max_bytes=solver.log_max_bytes,
+        )
+
+    def _collect(self, job: Job) -> Verdict:
+        attempt = job.current
+        solver = msgspec.convert(attempt.settings.table, SolverConfig)
+        folder = self._home.work / job.id
+        facts = attempt.facts or ExitFacts(None, None, now_us())
+        verdict = judge(solver, job.spec, folder, facts, timed_out=attempt.cause is Cause.TIMEOUT)
+        try:
+            outputs = self._results.collect(job.id, job.spec.inputs)
+            if len(outputs) > OUTPUTS_INLINE:
+                more = self._list_elsewhere(folder, outputs)
+                return msgspec.structs.replace(verdict, outputs=outputs[:OUTPUTS_INLINE], more_outputs=more)
+        except NotDurable:
+            raise
+        except OSError as error:
+            message = f"its outputs could not be read: {error}"
+            return msgspec.structs.replace(verdict, cause=Cause.CHECK, code="collect", message=message)
+        return msgspec.structs.replace(verdict, outputs=outputs)
+
+    def _list_elsewhere(self, folder: Path, outputs: tuple[FileFact, ...]) -> FileFact:
+        lines = b"".join(msgspec.json.encode(fact) + b"\n" for fact in outputs)
+        self._results.write_durably(folder / "outputs.jsonl", lines)
+        return FileFact("outputs.jsonl", len(lines), hashlib.sha256(lines).hexdigest())
+
+
+def _job_files(job: Job) -> list[str]:
+    """Inputs that speak to Solvisor and not to the solver."""
+    names = [fact.path.removeprefix("input/") for fact in job.spec.inputs]
+    return [name for name in names if name == "job.toml" or (name.endswith(".job.toml") and "/" not in name)]
+
+
+def resolve(solver: SolverConfig, spec: JobSpec, demand: Demand) -> Settings:
+    """What an attempt of ``spec`` started now is run with: the solver's table, and over it what the user asked for."""
+    return Settings(
+        kind=solver.kind,
+        table=msgspec.to_builtins(solver),
+        timeout_seconds=solver.timeout_seconds if spec.timeout_seconds is None else spec.timeout_seconds,
+        cpus=demand.cpus,
+        memory_bytes=demand.memory_bytes,
+        licenses=dict(demand.licenses),
+        retry=spec.retry or solver.retry,
+    )
+
+
+def now_us() -> int:
+    """UTC microseconds, for display."""
+    return time.time_ns() // 1000
