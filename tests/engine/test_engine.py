@@ -1,0 +1,266 @@
+"""The order of things: recorded before started, durable before announced, and nothing lost between two lives."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from scripted import Bench
+from solvisor.errors import SpawnError
+from solvisor.interfaces import AttemptSpec
+from solvisor.model import Cause, Retry
+from waiting import eventually
+
+CONFIG = """
+[daemon]
+max_jobs = 2
+cpus = 4
+stop_timeout = "0.1s"
+[solver.x]
+accept = ["*.x"]
+command = ["/bin/true"]
+"""
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path / "home", CONFIG)
+
+
+def manifest(bench: Bench, job_id: str) -> dict[str, Any]:
+    (path,) = bench.home.root.glob(f"*/{job_id}/manifest.json")
+    loaded: dict[str, Any] = json.loads(path.read_bytes())
+    return loaded
+
+
+async def published(bench: Bench, job_id: str) -> dict[str, Any]:
+    await eventually(lambda: list(bench.home.root.glob(f"[dfr]*/{job_id}/manifest.json")), f"{job_id} published")
+    return manifest(bench, job_id)
+
+
+async def launched(bench: Bench, count: int) -> None:
+    await eventually(lambda: len(bench.backend.handles) >= count, f"{count} launches")
+
+
+async def test_no_process_before_its_attempt_is_recorded(bench: Bench) -> None:
+    seen: list[str] = []
+
+    def look(spec: AttemptSpec) -> None:
+        with sqlite3.connect(f"file:{bench.home.db}?mode=ro", uri=True) as other:
+            seen.extend(row[0] for row in other.execute("SELECT token FROM attempt"))
+        assert spec.token.split("/")[1] in seen, "the process would exist before its row"
+
+    async with bench.running() as engine:
+        bench.backend.on_launch = look
+        intake = bench.intake()
+        await engine.accept([intake])
+        await launched(bench, 1)
+        bench.backend.handles[0].end()
+        assert (await published(bench, intake.id))["state"] == "succeeded"
+    assert len(seen) == 1
+
+
+async def test_nothing_is_announced_before_it_is_durable(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+    harden: Callable[[], None] = bench.store.harden
+
+    def late() -> None:
+        assert gate.wait(20)
+        harden()
+
+    async with bench.running() as engine:
+        first = bench.intake("first.x")
+        await engine.accept([first])
+        await launched(bench, 1)
+        monkeypatch.setattr(bench.store, "harden", late)
+        second = bench.intake("second.x")
+        acknowledged = anyio.Event()
+
+        async def drop() -> None:
+            await engine.accept([second])
+            acknowledged.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(drop)
+            bench.backend.handles[0].end()
+            with anyio.move_on_after(0.3):
+                await acknowledged.wait()
+            assert not acknowledged.is_set()
+            assert not list(bench.home.done.iterdir())
+            gate.set()
+        assert (await published(bench, first.id))["state"] == "succeeded"
+
+
+async def test_room_is_free_as_soon_as_the_tree_is_gone_not_when_the_result_is_durable(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bench.running() as engine:
+        intakes = [bench.intake(f"{n}.x") for n in range(3)]
+        await engine.accept(intakes)
+        await launched(bench, 2)
+        gate = threading.Event()
+        collect = engine._results.collect
+        monkeypatch.setattr(engine._results, "collect", lambda *a: (gate.wait(20), collect(*a))[1])
+        bench.backend.handles[0].end()
+        await launched(bench, 3)
+        gate.set()
+
+
+async def test_a_failed_attempt_is_retried_within_its_limit(bench: Bench) -> None:
+    async with bench.running() as engine:
+        intake = bench.intake(retry=Retry(max=1, on=(Cause.SIGNAL,), delay_seconds=0.01))
+        await engine.accept([intake])
+        for n in range(2):
+            await launched(bench, n + 1)
+            bench.backend.handles[n].end(None, signal=11)
+        result = await published(bench, intake.id)
+    assert (result["state"], result["cause"], result["code"]) == ("failed", "signal", "SIGSEGV")
+    assert len(result["attempts"]) == 2
+    assert len(bench.backend.handles) == 2
+
+
+async def test_a_spawn_failure_ends_in_a_manifest(bench: Bench) -> None:
+    async with bench.running() as engine:
+        bench.backend.refuse = SpawnError("not_executable", "x is not executable")
+        intake = bench.intake()
+        await engine.accept([intake])
+        result = await published(bench, intake.id)
+    assert (result["cause"], result["code"], result["message"]) == ("spawn", "not_executable", "x is not executable")
+
+
+async def test_a_life_that_ends_by_force_gives_its_jobs_to_the_next(bench: Bench) -> None:
+    async with bench.running() as engine:
+        intakes = [bench.intake(f"{n}.x") for n in range(3)]
+        await engine.accept(intakes)
+        await launched(bench, 2)
+    async with bench.running():
+        await launched(bench, 2)
+        for handle in list(bench.backend.handles):
+            handle.end()
+        await launched(bench, 3)
+        bench.backend.handles[2].end()
+        results = [await published(bench, intake.id) for intake in intakes]
+    assert [r["state"] for r in results] == ["succeeded"] * 3
+    assert sorted(len(r["attempts"]) for r in results) == [1, 2, 2]
+
+
+async def test_a_finished_solve_is_never_run_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon dies while it collects: the next life goes on collecting."""
+    async with bench.running() as engine:
+        intake = bench.intake()
+        await engine.accept([intake])
+        await launched(bench, 1)
+        started = anyio.Event()
+
+        async def never(job: object) -> None:
+            started.set()
+            await anyio.sleep_forever()
+
+        monkeypatch.setattr(engine._runner, "collect", never)
+        bench.backend.handles[0].end()
+        await started.wait()
+    async with bench.running():
+        result = await published(bench, intake.id)
+        assert bench.backend.handles == []
+    assert (result["state"], len(result["attempts"])) == ("succeeded", 1)
+
+
+async def test_what_will_not_die_keeps_its_room_and_its_folder_until_it_does(bench: Bench) -> None:
+    async with bench.running() as engine:
+        stuck, other, third = bench.intake("stuck.x"), bench.intake("other.x"), bench.intake("third.x")
+        await engine.accept([stuck, other, third])
+        await launched(bench, 2)
+        handle = next(h for h in bench.backend.handles if h.job_id == stuck.id)
+        handle.refuse_to_die()
+        next(h for h in bench.backend.handles if h.job_id == other.id).end()
+        await published(bench, other.id)
+        await launched(bench, 3)
+        assert (bench.home.work / stuck.id).exists()
+        assert engine._world.used.jobs == 2
+        bench.backend.handles[2].end()
+        handle.vanish()
+        result = await published(bench, stuck.id)
+        await eventually(lambda: engine._world.used.jobs == 0, "room free")
+    assert (result["state"], result["cause"], result["outputs"]) == ("failed", "unkillable", [])
+
+
+async def test_processes_of_an_earlier_life_that_live_on_set_their_job_aside(bench: Bench) -> None:
+    async with bench.running() as engine:
+        intake = bench.intake()
+        await engine.accept([intake])
+        await launched(bench, 1)
+        token = bench.backend.handles[0].spec.token.split("/")[1]
+    async with bench.running(alive=[token]) as engine:
+        assert engine._world.jobs[intake.id].cause is Cause.UNKILLABLE
+        assert bench.backend.handles == []
+        assert (bench.home.work / intake.id).exists()
+    async with bench.running():
+        assert (await published(bench, intake.id))["cause"] == "unkillable"
+
+
+async def test_drain_lets_running_jobs_finish(bench: Bench) -> None:
+    async with bench.running() as engine:
+        intakes = [bench.intake(f"{n}.x") for n in range(3)]
+        await engine.accept(intakes)
+        await launched(bench, 2)
+        engine.drain()
+        for handle in list(bench.backend.handles):
+            handle.end()
+        with anyio.fail_after(20):
+            await bench.stopped.wait()
+    assert len(list(bench.home.done.iterdir())) == 2
+    assert len(bench.backend.handles) == 2
+
+
+async def test_drain_stops_what_takes_longer_than_stop_timeout(bench: Bench) -> None:
+    async with bench.running() as engine:
+        intake = bench.intake()
+        await engine.accept([intake])
+        await launched(bench, 1)
+        engine.drain()
+        with anyio.fail_after(20):
+            await bench.stopped.wait()
+    assert bench.backend.handles[0].stops == [False]
+    (job,) = bench.store.live_jobs()
+    assert (job.state, job.interruptions) == ("queued", 1)
+
+
+async def test_a_store_that_cannot_write_delays_and_loses_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from solvisor import engine as module
+    from solvisor.store import StoreUnavailable
+
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
+    record = bench.store.record
+    failures = iter([True, True, True])
+
+    def full(*args: Any) -> None:
+        if next(failures, False):
+            raise StoreUnavailable("disk full")
+        record(*args)
+
+    async with bench.running() as engine:
+        monkeypatch.setattr(bench.store, "record", full)
+        intake = bench.intake()
+        await engine.accept([intake])
+        await launched(bench, 1)
+        bench.backend.handles[0].end()
+        assert (await published(bench, intake.id))["state"] == "succeeded"
+    assert next(failures, None) is None
+
+
+async def test_a_refusal_ends_in_rejected_with_its_message(bench: Bench) -> None:
+    async with bench.running() as engine:
+        intake = bench.intake(refusal=("solver", "no solver takes a.x"))
+        await engine.accept([intake])
+        result = await published(bench, intake.id)
+    assert (result["state"], result["code"], result["message"]) == ("rejected", "solver", "no solver takes a.x")
+    assert (bench.home.rejected / intake.id / "input" / "a.x").exists()

@@ -1,0 +1,143 @@
+"""A backend whose processes do what the test says, and an engine around it with a real store and real folders."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+
+from solvisor import config as configuration
+from solvisor.config import Config
+from solvisor.engine import Engine
+from solvisor.errors import SpawnError
+from solvisor.home import Home, IdMaker
+from solvisor.interfaces import AttemptSpec
+from solvisor.model import ExitFacts, FileFact, Intake, JobSpec, Source, Usage
+from solvisor.runner import Runner, now_us
+from solvisor.spool import Results
+from solvisor.store import Store
+
+HOME_ID = "f" * 32
+
+
+class ScriptedHandle:
+    """A process that ends when the test calls ``end``, or when it is stopped."""
+
+    def __init__(self, spec: AttemptSpec, pid: int) -> None:
+        self.spec = spec
+        self.pid = pid
+        self.pid_start: int | None = 1
+        self.job_id = Path(spec.cwd).parent.name
+        self.stops: list[bool] = []
+        self.obedient = True
+        self._ended = anyio.Event()
+        self._gone = anyio.Event()
+        self._facts: ExitFacts | None = None
+
+    def end(self, exit_code: int | None = 0, *, signal: int | None = None, stopped: bool = False) -> None:
+        self._facts = ExitFacts(exit_code, signal, now_us(), Usage(0.1, 0.1, 4096, "sampled"), stopped=stopped)
+        self._ended.set()
+
+    def refuse_to_die(self) -> None:
+        self._facts = ExitFacts(None, None, now_us(), stopped=True, unkillable=True)
+        self._ended.set()
+
+    def vanish(self) -> None:
+        self._gone.set()
+
+    async def wait(self) -> ExitFacts:
+        await self._ended.wait()
+        assert self._facts is not None
+        return self._facts
+
+    def stop(self, *, now: bool = False) -> None:
+        self.stops.append(now)
+        if self.obedient and not self._ended.is_set():
+            self.end(None, signal=15, stopped=True)
+
+    async def wait_gone(self) -> None:
+        await self._gone.wait()
+
+
+class ScriptedBackend:
+    """Hands out scripted processes; ``refuse`` makes the next launch fail."""
+
+    def __init__(self) -> None:
+        self.handles: list[ScriptedHandle] = []
+        self.refuse: SpawnError | None = None
+        self.on_launch = lambda spec: None
+
+    async def launch(self, spec: AttemptSpec) -> ScriptedHandle:
+        self.on_launch(spec)
+        Path(spec.stdout).touch()
+        Path(spec.stderr).touch()
+        if self.refuse is not None:
+            raise self.refuse
+        self.handles.append(ScriptedHandle(spec, 100_000 + len(self.handles)))
+        return self.handles[-1]
+
+
+class Bench:
+    """One home with its store; engines come and go on it as daemons would."""
+
+    def __init__(self, root: Path, config: str) -> None:
+        self.home = Home.at(root)
+        self.home.prepare()
+        self.config: Config = configuration.parse(config, root / "solvisor.toml")
+        self.store = Store.open(self.home.db)
+        self.ids = IdMaker()
+        self.backend = ScriptedBackend()
+        self.engine: Engine
+
+    @asynccontextmanager
+    async def running(self, adopted: Sequence[Intake] = (), alive: Sequence[str] = ()) -> AsyncIterator[Engine]:
+        """A life of an engine; at the end it is dropped as by ``kill -9`` unless it drained by itself."""
+        results = Results(self.home)
+        files = anyio.CapacityLimiter(2)
+        ready = anyio.Event()
+        self.backend = ScriptedBackend()
+        self.engine = Engine(
+            config=self.config,
+            limits=self.config.limits(4, 8 << 30),
+            host=socket.gethostname(),
+            store=self.store,
+            results=results,
+            files=files,
+            make_runner=lambda post: Runner(
+                home=self.home,
+                home_id=HOME_ID,
+                boot_id="boot",
+                results=results,
+                backend=self.backend,
+                files=files,
+                environ={"PATH": "/usr/bin:/bin"},
+                config_dir=self.home.root,
+                post=post,
+            ),
+        )
+        async with anyio.create_task_group() as tasks:
+            self.stopped = anyio.Event()
+
+            async def live() -> None:
+                await self.engine.run(adopted=adopted, alive=alive, intake=anyio.sleep_forever, ready=ready.set)
+                self.stopped.set()
+
+            tasks.start_soon(live)
+            await ready.wait()
+            yield self.engine
+            tasks.cancel_scope.cancel()
+        results.close()
+
+    def intake(self, name: str = "a.x", refusal: tuple[str, str] | None = None, **wishes: object) -> Intake:
+        """A claimed drop: the folder is there, as the spool would have left it."""
+        job_id = self.ids.new_id(name, now_us())
+        folder = self.home.work / job_id / "input"
+        folder.mkdir(parents=True)
+        (folder / name).write_text("input\n")
+        digest = "6cdb8c9b9cfa4c4b6fe9d4d1f4c5a3a1"
+        fact = FileFact(f"input/{name}", 6, digest)
+        spec = JobSpec(name=name, solver="x", primary=name, inputs=(fact,), source=Source("inbox", name), **wishes)  # type: ignore[arg-type]  # the wishes of a test
+        return Intake(job_id, spec, refusal)
