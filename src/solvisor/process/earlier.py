@@ -1,0 +1,84 @@
+"""The sweep at start: no process of an earlier life of this home outlives the start of the next.
+
+Rules: a process is ours only by this home's id in its environment, or by standing in a session whose leader has it.
+Another home's processes are never signalled. Limit: a process that left its session *and* cleared its environment
+cannot be told from a stranger's once the daemon that had adopted it is dead. This module must not know jobs.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+
+from . import proc
+
+if sys.platform == "win32":
+    raise ImportError("solvisor.process.earlier reads Linux's /proc and cannot be used on Windows")
+
+CLEAN_SCANS = 2  # one scan can miss a process that is just being born or is between two programs
+PAUSE_SECONDS = 0.05
+
+
+def kill_earlier_life(home_id: str, deadline_seconds: float) -> set[str]:
+    """Kill every process that an earlier daemon of this home started; return the attempts that would not die.
+
+    Repeats until nothing of this home is found, or ``deadline_seconds`` have passed. The answer holds attempt tokens
+    without the home's id. Blocks: call it in a thread.
+    """
+    deadline = time.monotonic() + deadline_seconds
+    clean = 0
+    while True:
+        ours = _scan(home_id)
+        clean = 0 if ours else clean + 1
+        if clean == CLEAN_SCANS:
+            return set()
+        if ours and time.monotonic() >= deadline:
+            return set(ours.values())
+        _kill(ours)
+
+
+def _scan(home_id: str) -> dict[proc.Process, str]:
+    """Every live process of this home, and its attempt."""
+    tokens: dict[int, str] = {}
+    members: list[proc.Process] = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        process = proc.read_process(int(name))
+        if process is None or process.state in "ZX":
+            continue
+        members.append(process)
+        home, slash, attempt = (proc.token(process.pid) or "").partition("/")
+        if slash and home == home_id:
+            tokens[process.pid] = attempt
+    # The leader of an attempt made its session, and nobody can enter a session from outside.
+    return {
+        process: tokens.get(process.pid) or tokens[process.session]
+        for process in members
+        if process.pid in tokens or process.session in tokens
+    }
+
+
+def _kill(ours: dict[proc.Process, str]) -> None:
+    """SIGKILL each, and wait a moment for them to be gone."""
+    waiting = select.poll()
+    pidfds = []
+    try:
+        for process in ours:
+            pidfd = proc.open_process(process)
+            if pidfd is not None:
+                pidfds.append(pidfd)
+                proc.send_signal(pidfd, signal.SIGKILL, group=False)
+                waiting.register(pidfd, select.POLLIN)
+        end = time.monotonic() + PAUSE_SECONDS
+        left = len(pidfds)
+        while left and (pause := end - time.monotonic()) > 0:
+            for pidfd, _ in waiting.poll(pause * 1000):
+                waiting.unregister(pidfd)
+                left -= 1
+    finally:
+        for pidfd in pidfds:
+            os.close(pidfd)

@@ -1,0 +1,112 @@
+"""The books on one attempt's process tree, and who hears of it.
+
+Rules: a tree is changed by the reaper thread of ``posix.py`` alone; everybody else reads ``spec``, ``pid`` and
+``pid_start`` and passes it back. This module must not know how processes are signalled or reaped.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import time
+from typing import Protocol
+
+from solvisor.errors import SpawnError
+from solvisor.interfaces import AttemptSpec
+from solvisor.model import ExitFacts, Usage
+
+from .logcap import CappedLog
+
+if sys.platform == "win32":
+    raise ImportError("solvisor.process.tree describes processes of Linux; Windows needs its own")
+
+
+class SendSignal(Protocol):
+    """The shape of ``proc.send_signal``."""
+
+    def __call__(self, target: int, signum: int, *, group: bool) -> None:
+        """Signal the process of a pidfd, or the group of that number."""
+        ...
+
+
+class Listener(Protocol):
+    """Who hears of one attempt. Called on this module's threads; ``started`` comes before all but ``refused``."""
+
+    def started(self, tree: Tree) -> None:
+        """The program was loaded and runs."""
+        ...
+
+    def refused(self, error: SpawnError) -> None:
+        """It could not be started; nothing follows."""
+        ...
+
+    def exited(self, facts: ExitFacts) -> None:
+        """The tree is proven empty, or ``unkillable``: then ``gone`` follows if it ends after all."""
+        ...
+
+    def gone(self) -> None:
+        """What had been unkillable is gone."""
+        ...
+
+    def broken(self, error: BaseException) -> None:
+        """A defect: the reaper ended, nothing more will be heard."""
+        ...
+
+
+class Tree:
+    """The process tree of one attempt. ``pid`` and ``pid_start`` name its leader; all else belongs to the reaper."""
+
+    def __init__(
+        self, spec: AttemptSpec, listener: Listener, popen: subprocess.Popen[bytes], pidfd: int, start: int, begun: int
+    ) -> None:
+        self.spec = spec
+        self.pid = popen.pid
+        self.pid_start = start
+        self.listener = listener
+        self.popen = popen  # kept until we reaped: a dropped Popen is reaped by the next one that is made
+        self.pidfd = pidfd
+        self.begun = begun  # in ticks since boot; the leader started then or a little later
+        self.logs = [CappedLog(path, spec.log_max_bytes) for path in sorted({spec.stdout, spec.stderr})]
+        self.status: int | None = None  # as wait4 gave it, once the leader is reaped
+        self.exited_us = 0
+        self.stopping = False
+        self.kill_deadline = math.inf  # set by the first SIGKILL
+        self.given_up = False
+        self.cpu_user = self.cpu_system = 0.0
+        self.peak: tuple[int, str | None] = (0, None)
+
+    @property
+    def killed(self) -> bool:
+        """SIGKILL was sent."""
+        return self.kill_deadline < math.inf
+
+    @property
+    def has_mercy(self) -> bool:
+        """What is left still has its grace. A shell dies of SIGTERM at once; its solver may be saving its state."""
+        return self.stopping and not self.killed
+
+    def saw_memory(self, size: int, source: str) -> None:
+        """Note how large one process of the tree was; of two equal figures the later, exact one counts."""
+        if size and size >= self.peak[0]:
+            self.peak = size, source
+
+    def facts(self) -> ExitFacts:
+        """How it ended, as far as it has ended."""
+        reaped = self.status is not None
+        code = os.waitstatus_to_exitcode(self.status) if self.status is not None and not self.given_up else None
+        return ExitFacts(
+            exit_code=code if code is not None and code >= 0 else None,
+            signal=-code if code is not None and code < 0 else None,
+            finished_us=self.exited_us or time.time_ns() // 1000,
+            usage=Usage(
+                cpu_user_seconds=self.cpu_user if reaped else None,
+                cpu_system_seconds=self.cpu_system if reaped else None,
+                max_rss_bytes=self.peak[0] or None,
+                max_rss_source=self.peak[1],
+            ),
+            stopped=self.stopping,
+            unkillable=self.given_up,
+            log_cut_bytes=sum(log.punched_bytes for log in self.logs),
+        )

@@ -1,0 +1,10 @@
+"""Hold MEGABYTES of memory, tell it by a file ``held``, and wait until a file ``go`` appears."""
+
+import os
+import sys
+import time
+
+held = b"x" * (int(sys.argv[1]) << 20)
+open("held", "w").close()
+while not os.path.exists("go"):
+    time.sleep(0.005)  # noqa: TID251  a solver, not a test

@@ -1,0 +1,497 @@
+"""Attempts through ``LocalBackend`` on both event loops: real programs, real signals, real trees."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+from msgspec.structs import replace
+
+from process_kit import PATH, PROGRAMS, SOURCE, Attempt, Attempts, is_alive, is_gone, orphans, ticks_passed
+from solvisor.backends.local import LocalBackend, LocalHandle
+from solvisor.errors import SpawnError
+from solvisor.process import proc
+from waiting import eventually
+
+if sys.platform == "win32":
+    pytest.skip("processes of Linux", allow_module_level=True)
+
+
+ON_BOTH_LOOPS = True
+
+
+@pytest.fixture
+async def backend() -> AsyncIterator[LocalBackend]:
+    async with LocalBackend(kill_wait_seconds=20) as backend:
+        yield backend
+        assert orphans() == [], "every test ends with nothing left, not even a zombie"
+
+
+@pytest.fixture
+def attempts(tmp_path: Path) -> Attempts:
+    return Attempts(tmp_path)
+
+
+# How it ended
+
+
+async def test_exit_code(backend: LocalBackend, attempts: Attempts) -> None:
+    handle = await backend.launch(attempts.shell("exit 3").spec)
+    facts = await handle.wait()
+    assert (facts.exit_code, facts.signal, facts.stopped, facts.unkillable, facts.log_cut_bytes) == (
+        3,
+        None,
+        False,
+        False,
+        0,
+    )
+    assert abs(facts.finished_us - time.time_ns() // 1000) < 60_000_000
+
+
+async def test_signal(backend: LocalBackend, attempts: Attempts) -> None:
+    facts = await (await backend.launch(attempts.shell("kill -SEGV $$").spec)).wait()
+    assert (facts.exit_code, facts.signal, facts.stopped) == (None, signal.SIGSEGV, False)
+
+
+async def test_handle_names_the_leader(backend: LocalBackend, attempts: Attempts) -> None:
+    attempt = attempts.shell("echo $$ > pid; sleep 1000")
+    handle = await backend.launch(attempt.spec)
+    leader = proc.read_process(attempt.pid())
+    assert leader is not None
+    assert (handle.pid, handle.pid_start) == (leader.pid, leader.start)
+    assert leader.pid == leader.group == leader.session
+    handle.stop(now=True)
+    await handle.wait()
+    assert is_gone(handle.pid)
+
+
+async def test_logs_are_appended_to(backend: LocalBackend, attempts: Attempts) -> None:
+    attempt = attempts.shell("echo out; echo err >&2")
+    Path(attempt.spec.stdout).write_text("before\n")
+    await (await backend.launch(attempt.spec)).wait()
+    assert attempt.stdout == "before\nout\n"
+    assert Path(attempt.spec.stderr).read_text() == "err\n"
+    assert Path(attempt.spec.stderr).stat().st_mode & 0o007 == 0
+
+
+async def test_stdin_is_empty(backend: LocalBackend, attempts: Attempts) -> None:
+    assert (await (await backend.launch(attempts("cat").spec)).wait()).exit_code == 0
+
+
+async def test_argv_reaches_no_shell(backend: LocalBackend, attempts: Attempts) -> None:
+    hostile = ["; rm -rf x", "two words", "two\nlines", "$HOME", "`id`", "*", "", "-n", "'", "ä\udcff"]
+    attempt = attempts.python("show_argv.py", *hostile)
+    assert (await (await backend.launch(attempt.spec)).wait()).exit_code == 0
+    assert json.loads(attempt.stdout) == hostile
+
+
+async def test_environment_is_exact(backend: LocalBackend, attempts: Attempts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_DAEMON", "1")
+    attempt = attempts("env", env={"PATH": PATH, "OMP_NUM_THREADS": "2"})
+    await (await backend.launch(attempt.spec)).wait()
+    assert sorted(attempt.stdout.splitlines()) == [
+        "OMP_NUM_THREADS=2",
+        f"PATH={PATH}",
+        f"SOLVISOR_ATTEMPT={attempt.spec.token}",
+    ]
+
+
+async def test_no_file_and_no_ignored_signal_is_inherited(backend: LocalBackend, attempts: Attempts) -> None:
+    read_end, write_end = os.pipe()
+    os.set_inheritable(write_end, True)
+    try:
+        attempt = attempts.shell("ls /proc/self/fd; grep SigIgn /proc/self/status")
+        await (await backend.launch(attempt.spec)).wait()
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+    *fds, ignored = attempt.stdout.splitlines()
+    assert fds == ["0", "1", "2", "3"]  # 3 is the listing itself
+    assert int(ignored.split()[1], 16) & (1 << (signal.SIGPIPE - 1)) == 0
+
+
+# What cannot be started
+
+
+async def test_what_cannot_be_started(backend: LocalBackend, attempts: Attempts, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("no program")
+    headless = tmp_path / "headless"
+    headless.write_text("echo\n")
+    headless.chmod(0o755)
+    orphaned = tmp_path / "orphaned"
+    orphaned.write_text("#!/no/such/interpreter\n")
+    orphaned.chmod(0o755)
+    good = attempts("true").spec
+    cases = [
+        (attempts("no-such-solver").spec, "program_missing", f"not found in PATH ({PATH})"),
+        (attempts("/no/such/solver").spec, "program_missing", "/no/such/solver does not exist"),
+        (attempts(str(orphaned)).spec, "program_missing", "interpreter"),
+        (attempts(str(plain)).spec, "not_executable", "chmod +x"),
+        (attempts(str(headless)).spec, "not_executable", "#!/bin/sh"),
+        (attempts(str(tmp_path)).spec, "not_executable", str(tmp_path)),
+        (replace(good, cwd=str(tmp_path / "nowhere")), "no_folder", str(tmp_path / "nowhere")),
+        (replace(good, stderr=str(tmp_path / "nowhere" / "log")), "no_folder", str(tmp_path / "nowhere")),
+        (replace(good, stdout=str(tmp_path)), "spawn", str(tmp_path)),
+        (attempts("true", "a\0b").spec, "spawn", "'true'"),
+        (attempts("true", "x" * 10_000_000).spec, "spawn", "too long"),
+        (replace(good, argv=()), "spawn", "command"),
+    ]
+    for spec, reason, words in cases:
+        with pytest.raises(SpawnError) as caught:
+            await backend.launch(spec)
+        assert (caught.value.reason, words in str(caught.value)) == (reason, True), str(caught.value)
+    assert (await (await backend.launch(good)).wait()).exit_code == 0
+
+
+async def test_one_token_runs_once(backend: LocalBackend, attempts: Attempts) -> None:
+    spec = attempts("sleep", "1000").spec
+    handle = await backend.launch(spec)
+    with pytest.raises(SpawnError, match="runs already"):
+        await backend.launch(spec)
+    handle.stop(now=True)
+    await handle.wait()
+
+
+async def test_a_hung_start_holds_up_nothing_else(backend: LocalBackend, attempts: Attempts, tmp_path: Path) -> None:
+    """A log that is a pipe without a reader blocks the launcher as a dead network disk would."""
+    running = attempts.shell("echo $$ > pid; until test -e go; do sleep 0.01; done; setsid sleep 1000 & exit 4")
+    handle = await backend.launch(running.spec)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    hung = attempts.shell("echo $$ > pid; sleep 1000", stdout=pipe)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(backend.launch, hung.spec)
+        (running.folder / "go").touch()
+        assert (await handle.wait()).exit_code == 4
+        tasks.cancel_scope.cancel()
+    # Once the disk is back the program starts, but nobody wants it any more.
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert (await (await backend.launch(attempts("true").spec)).wait()).exit_code == 0
+        await eventually(lambda: not tokens_alive(hung), "the abandoned start to be killed")
+    finally:
+        os.close(reader)
+
+
+def tokens_alive(attempt: Attempt) -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and proc.token(int(name)) == attempt.spec.token]
+
+
+# Whole trees
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "sh -c 'echo $$ > pid; exec sleep 1000' &",
+        "(sh -c 'echo $$ > pid; exec sleep 1000' &)",
+        "setsid sh -c 'echo $$ > pid; exec sleep 1000' &",
+        "setsid sh -c 'setsid sh -c \"echo \\$\\$ > pid; exec sleep 1000\" & sleep 1000' &",
+        "env -i setsid sh -c 'echo $$ > pid; exec sleep 1000' > /dev/null 2>&1 &",
+        'env -i setsid sh -c \'cd /; echo $$ > "$0"; exec sleep 1000\' "$PWD/pid" &',
+        'env -i setsid sh -c \'cd /; echo $$ > "$0"; exec sleep 1000\' "$PWD/pid" > /dev/null 2>&1 &',
+        "setsid sh -c 'trap \"\" TERM HUP; echo $$ > pid; kill -STOP $$' &",
+    ],
+    ids=["group", "double fork", "setsid", "setsid twice", "folder only", "log only", "no clue", "stopped"],
+)
+async def test_nothing_outlives_the_leader(backend: LocalBackend, attempts: Attempts, script: str) -> None:
+    attempt = attempts.shell(f"{script}\nuntil test -s pid; do :; done; exit 3")
+    handle = await backend.launch(attempt.spec)
+    with anyio.fail_after(30):
+        facts = await handle.wait()
+    assert (facts.exit_code, facts.stopped) == (3, False)
+    assert is_gone(attempt.pid())
+
+
+async def test_orphan_without_a_clue_waits_for_all_that_may_own_it(backend: LocalBackend, attempts: Attempts) -> None:
+    wait = "until test -e go; do sleep 0.01; done"
+    orphan_maker = 'env -i setsid sh -c \'cd /; echo $$ > "$0"; exec sleep 1000\' "$PWD/pid" > /dev/null 2>&1'
+    idle = f"echo $$ > pid; {wait}"
+    older = attempts.shell(idle)
+    older_handle = await backend.launch(older.spec)
+    older.pid()
+    maker = attempts.shell(f"({orphan_maker} &); {wait}")
+    maker_handle = await backend.launch(maker.spec)
+    orphan = proc.read_process(maker.pid())
+    assert orphan is not None
+    await eventually(ticks_passed(orphan), "a later tick")
+    younger = attempts.shell(idle)
+    younger_handle = await backend.launch(younger.spec)
+    younger.pid()
+
+    (maker.folder / "go").touch()
+    assert (await maker_handle.wait()).exit_code == 0
+    assert is_alive(orphan.pid), "it may be the older one's, which still runs"
+
+    (older.folder / "go").touch()
+    assert (await older_handle.wait()).exit_code == 0
+    assert is_gone(orphan.pid), "the one that still runs is younger than the orphan"
+
+    assert is_alive(younger_handle.pid)
+    (younger.folder / "go").touch()
+    assert (await younger_handle.wait()).exit_code == 0
+
+
+async def test_an_end_hurts_nobody_else(backend: LocalBackend, attempts: Attempts) -> None:
+    """What other attempts put in the background, and what other code of this process started, lives on."""
+    other = attempts.shell("setsid sh -c 'echo $$ > pid; exec sleep 1000' & until test -e go; do sleep 0.01; done")
+    other_handle = await backend.launch(other.spec)
+    other_pid = other.pid()
+    with subprocess.Popen(["sleep", "1000"]) as own:  # noqa: ASYNC220  it returns at once
+        for _ in range(5):
+            assert (
+                await (await backend.launch(attempts.shell("setsid sleep 1000 & exit 0").spec)).wait()
+            ).exit_code == 0
+        assert own.poll() is None
+        assert is_alive(other_pid)
+        assert is_alive(other_handle.pid)
+        own.kill()
+    (other.folder / "go").touch()
+    assert (await other_handle.wait()).exit_code == 0
+    assert is_gone(other_pid)
+
+
+async def test_orphans_of_a_long_run_leave_no_zombies(backend: LocalBackend, attempts: Attempts) -> None:
+    attempt = attempts.shell("(setsid true &) ; (true &); echo $$ > pid; until test -e go; do sleep 0.01; done")
+    handle = await backend.launch(attempt.spec)
+    attempt.pid()
+    await eventually(lambda: len(proc.children(os.getpid())) == 1, "all but the leader reaped")
+    assert is_alive(handle.pid)
+    (attempt.folder / "go").touch()
+    assert (await handle.wait()).exit_code == 0
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+async def test_dropped_popens_do_not_steal_exits(backend: LocalBackend, attempts: Attempts) -> None:
+    """A new Popen reaps every Popen that was dropped unreaped: ours must never be among these."""
+    enough = threading.Event()
+
+    def start_and_drop() -> None:
+        while not enough.is_set():
+            subprocess.Popen(["true"])
+
+    droppers = [threading.Thread(target=start_and_drop) for _ in range(2)]
+    for dropper in droppers:
+        dropper.start()
+    try:
+        for code in range(60):
+            facts = await (await backend.launch(attempts.shell(f"exit {code}").spec)).wait()
+            assert facts.exit_code == code
+    finally:
+        enough.set()
+        for dropper in droppers:
+            dropper.join()
+        await eventually(lambda: (subprocess._cleanup(), subprocess._active == [])[1], "the dropped ones reaped")  # type: ignore[attr-defined]
+
+
+async def test_many_launches_leave_no_files_and_no_threads(backend: LocalBackend, attempts: Attempts) -> None:
+    async def launch_all(count: int) -> None:
+        for number in range(count):
+            if number % 4 == 0:
+                with pytest.raises(SpawnError):
+                    await backend.launch(attempts("no-such-solver").spec)
+                continue
+            handle = await backend.launch(attempts("sleep", "1000" if number % 4 == 1 else "0").spec)
+            if number % 4 == 1:
+                handle.stop(now=True)
+            await handle.wait()
+
+    await launch_all(4)
+    before = len(os.listdir("/proc/self/fd")), threading.active_count()
+    await launch_all(200)
+    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+
+
+# Stopping
+
+
+async def stop_and_wait(handle: LocalHandle, *, now: bool = False) -> tuple[int | None, int | None]:
+    handle.stop(now=now)
+    with anyio.fail_after(60):
+        facts = await handle.wait()
+    assert facts.stopped
+    return facts.exit_code, facts.signal
+
+
+async def test_stop_is_polite(backend: LocalBackend, attempts: Attempts) -> None:
+    attempt = attempts.shell("trap 'exit 5' TERM; echo $$ > pid; while :; do sleep 0.01; done", grace=1000)
+    handle = await backend.launch(attempt.spec)
+    attempt.pid()
+    assert await stop_and_wait(handle) == (5, None)
+
+
+async def test_grace_ends_in_a_kill(backend: LocalBackend, attempts: Attempts) -> None:
+    attempt = attempts.shell("trap '' TERM; echo $$ > pid; while :; do sleep 0.01; done", grace=0.4)
+    handle = await backend.launch(attempt.spec)
+    attempt.pid()
+    begun = time.monotonic()
+    assert await stop_and_wait(handle) == (None, signal.SIGKILL)
+    assert time.monotonic() - begun >= 0.4
+
+
+async def test_now_overtakes_the_grace(backend: LocalBackend, attempts: Attempts) -> None:
+    attempt = attempts.shell("trap '' TERM; echo $$ > pid; while :; do sleep 0.01; done", grace=1000)
+    handle = await backend.launch(attempt.spec)
+    attempt.pid()
+    handle.stop()
+    handle.stop()
+    with anyio.move_on_after(0.2):
+        await handle.wait()
+    assert is_alive(handle.pid)
+    assert await stop_and_wait(handle, now=True) == (None, signal.SIGKILL)
+
+
+async def test_the_grace_is_the_whole_trees(backend: LocalBackend, attempts: Attempts) -> None:
+    """A wrapping shell dies of SIGTERM at once; the solver below it still gets the time to save its state."""
+    saver = f"{sys.executable} -S {PROGRAMS / 'save_on_term.py'}"
+    attempt = attempts.shell(
+        f"(cd . && mkdir -p away && cd away && exec setsid {saver}) & {saver}; sleep 1000", grace=1000
+    )
+    handle = await backend.launch(attempt.spec)
+    for folder in (attempt.folder, attempt.folder / "away"):
+        await eventually((folder / "ready").exists, "the solver to be ready")
+    assert await stop_and_wait(handle) == (None, signal.SIGTERM)
+    assert (attempt.folder / "saved").exists()
+    assert (attempt.folder / "away" / "saved").exists(), "it had left the group"
+
+
+async def test_the_grace_of_what_is_left_ends_too(backend: LocalBackend, attempts: Attempts) -> None:
+    stubborn = "sh -c 'trap \"\" TERM; echo $$ > pid; while :; do sleep 0.01; done'"
+    attempt = attempts.shell(f"{stubborn}; sleep 1000", grace=0.3)
+    handle = await backend.launch(attempt.spec)
+    left = attempt.pid()
+    assert await stop_and_wait(handle) == (None, signal.SIGTERM)
+    assert is_gone(left)
+
+
+@pytest.mark.parametrize("now", [False, True])
+async def test_a_stopped_tree_still_ends(backend: LocalBackend, attempts: Attempts, now: bool) -> None:
+    attempt = attempts.shell("echo $$ > pid; kill -STOP $$; sleep 1000", grace=1000)
+    handle = await backend.launch(attempt.spec)
+    await eventually(lambda: (leader := proc.read_process(handle.pid)) and leader.state == "T", "the leader stopped")
+    assert await stop_and_wait(handle, now=now) == (None, signal.SIGKILL if now else signal.SIGTERM)
+
+
+async def test_stop_after_the_end_is_nothing(backend: LocalBackend, attempts: Attempts) -> None:
+    handle = await backend.launch(attempts("true").spec)
+    facts = await handle.wait()
+    handle.stop()
+    handle.stop(now=True)
+    assert await handle.wait() == facts
+    await handle.wait_gone()
+    assert not facts.stopped
+
+
+# Waiting
+
+
+async def test_a_cancelled_wait_touches_nothing(backend: LocalBackend, attempts: Attempts) -> None:
+    attempt = attempts.shell("echo $$ > pid; until test -e go; do sleep 0.01; done; exit 6")
+    handle = await backend.launch(attempt.spec)
+    attempt.pid()
+    for _ in range(3):
+        with anyio.move_on_after(0.05) as scope:
+            await handle.wait()
+        assert scope.cancelled_caught
+    assert is_alive(handle.pid)
+    (attempt.folder / "go").touch()
+    codes: list[int | None] = []
+
+    async def wait() -> None:
+        codes.append((await handle.wait()).exit_code)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        tasks.start_soon(wait)
+    assert codes == [6, 6]
+
+
+async def test_closing_leaves_processes_alone(attempts: Attempts) -> None:
+    attempt = attempts.shell("echo $$ > pid; sleep 1000")
+    async with LocalBackend() as first:
+        handle = await first.launch(attempt.spec)
+        attempt.pid()
+    handle.stop(now=True)
+    with pytest.raises(SpawnError, match="not open"):
+        await first.launch(attempts("true").spec)
+    assert is_alive(handle.pid)
+    os.killpg(handle.pid, signal.SIGKILL)
+    os.waitpid(handle.pid, 0)  # noqa: ASYNC222  it was killed
+
+
+# What it used
+
+
+async def test_processor_time_is_of_the_whole_tree(backend: LocalBackend, attempts: Attempts) -> None:
+    burn = f"{sys.executable} -S {PROGRAMS / 'burn.py'} 0.3"
+    attempt = attempts.shell(
+        f"{burn}; mkdir away; (cd away && setsid {burn} &); until test -e away/burnt; do sleep 0.01; done"
+    )
+    usage = (await (await backend.launch(attempt.spec)).wait()).usage
+    assert usage.cpu_user_seconds is not None
+    assert usage.cpu_system_seconds is not None
+    assert usage.cpu_user_seconds + usage.cpu_system_seconds >= 0.6, "the waited-for child and the orphan"
+
+
+@pytest.mark.parametrize(
+    ("peak", "size", "looks", "source"),
+    [(300, 1, 0, None), (300, 60, 1, "sampled"), (1, 150, 0, "wait4")],
+    ids=["tiny child of a big daemon", "seen while it ran", "big child of a small daemon"],
+)
+async def test_memory_is_never_the_daemons_own(peak: int, size: int, looks: int, source: str | None) -> None:
+    done = await anyio.run_process(
+        [sys.executable, str(PROGRAMS / "memory_daemon.py"), str(peak), str(size), str(looks)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([SOURCE, str(PROGRAMS.parents[1])])},
+        stderr=None,
+    )
+    usage = json.loads(done.stdout)
+    assert usage["max_rss_source"] == source
+    if source is None:
+        assert usage["max_rss_bytes"] is None
+    else:
+        assert size << 20 <= usage["max_rss_bytes"] < (size + 50) << 20
+
+
+# Logs
+
+
+async def test_a_log_loses_its_middle(backend: LocalBackend, attempts: Attempts) -> None:
+    size = 200_000_000
+    attempt = attempts.shell(f"echo BEGIN; yes | head -c {size}; echo END; exit 2", log_max=1 << 20)
+    facts = await (await backend.launch(attempt.spec)).wait()
+    text = attempt.stdout
+    head, cut, tail = text.partition("[solvisor: ")
+    assert facts.exit_code == 2
+    assert len(text) <= 1 << 20
+    assert head.startswith("BEGIN\ny\ny\n")
+    assert tail.endswith("y\nEND\n")
+    assert cut
+    assert f"{facts.log_cut_bytes} bytes cut" in text
+    marker = len(text) - len(head.removesuffix("\n")) - len(tail.split("\n", 1)[1])
+    assert facts.log_cut_bytes + len(text) - marker == size + len("BEGIN\nEND\n")
+    assert [path.name for path in attempt.folder.parent.iterdir() if path.is_file()].count("stdout.log.part") == 0
+
+
+async def test_a_log_is_bounded_while_its_program_runs(backend: LocalBackend, attempts: Attempts) -> None:
+    attempt = attempts.shell(
+        "yes | head -c 30000000; echo $$ > pid; until test -e go; do sleep 0.01; done", log_max=1 << 20
+    )
+    handle = await backend.launch(attempt.spec)
+    attempt.pid()
+    log = Path(attempt.spec.stdout)
+    assert log.stat().st_size == 30_000_000
+    await eventually(lambda: log.stat().st_blocks * 512 <= 3 << 19, "the middle to be a hole")
+    assert log.stat().st_size == 30_000_000
+    (attempt.folder / "go").touch()
+    await handle.wait()
+    assert log.stat().st_size <= 1 << 20

@@ -1,0 +1,169 @@
+"""What will not die, and what goes wrong in the process threads: signals that do nothing, a reaper that breaks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from process_kit import Attempt, Attempts, is_alive, is_gone
+from solvisor.backends.local import LocalHandle
+from solvisor.errors import SpawnError
+from solvisor.process import proc
+from solvisor.process.posix import Processes, Tree
+from waiting import eventually
+
+if sys.platform == "win32":
+    pytest.skip("processes of Linux", allow_module_level=True)
+
+ON_BOTH_LOOPS = True
+
+
+class Signals:
+    """Signals that work, until ``lost`` is set; none may be sent while ``forbidden`` is."""
+
+    def __init__(self) -> None:
+        self.lost = False
+        self.forbidden = False
+
+    def __call__(self, target: int, signum: int, *, group: bool) -> None:
+        assert not self.forbidden
+        if not self.lost:
+            proc.send_signal(target, signum, group=group)
+
+
+@pytest.fixture
+def signals() -> Signals:
+    return Signals()
+
+
+@pytest.fixture
+async def processes(signals: Signals) -> AsyncIterator[Processes]:
+    processes = Processes(kill_wait_seconds=0.3, send_signal=signals)
+    yield processes
+    processes.close()
+
+
+@pytest.fixture
+def attempts(tmp_path: Path) -> Attempts:
+    return Attempts(tmp_path)
+
+
+async def launch(processes: Processes, attempt: Attempt) -> LocalHandle:
+    handle = LocalHandle(processes)
+    processes.start(attempt.spec, handle)
+    await handle.launched()
+    return handle
+
+
+async def test_a_leader_that_would_not_die(processes: Processes, signals: Signals, attempts: Attempts) -> None:
+    attempt = attempts.shell("echo $$ > pid; exec sleep 1000", grace=0.1)
+    handle = await launch(processes, attempt)
+    attempt.pid()
+    signals.lost = True
+    handle.stop()
+    facts = await handle.wait()
+    assert (facts.exit_code, facts.signal, facts.unkillable, facts.stopped) == (None, None, True, True)
+    assert is_alive(handle.pid)
+    with anyio.move_on_after(0.2) as scope:
+        await handle.wait_gone()
+    assert scope.cancelled_caught
+
+    # Everybody else is still served.
+    other = await launch(processes, attempts.shell("exit 3"))
+    signals.lost = False
+    assert (await other.wait()).exit_code == 3
+    assert is_alive(handle.pid)
+
+    os.kill(handle.pid, signal.SIGKILL)
+    with anyio.fail_after(30):
+        await handle.wait_gone()
+    assert is_gone(handle.pid)
+    assert (await handle.wait()).unkillable, "what was told once stays so"
+
+
+async def test_what_is_left_would_not_die(processes: Processes, signals: Signals, attempts: Attempts) -> None:
+    signals.lost = True
+    attempt = attempts.shell("setsid sh -c 'echo $$ > pid; exec sleep 1000' & until test -s pid; do :; done; exit 3")
+    handle = await launch(processes, attempt)
+    facts = await handle.wait()
+    assert (facts.exit_code, facts.signal, facts.unkillable, facts.stopped) == (None, None, True, False)
+    assert is_gone(handle.pid), "the leader itself was reaped"
+    assert is_alive(attempt.pid())
+    os.kill(attempt.pid(), signal.SIGKILL)
+    with anyio.fail_after(30):
+        await handle.wait_gone()
+    assert is_gone(attempt.pid())
+
+
+async def test_the_group_is_killed_before_its_number_is_given_back(
+    processes: Processes, attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, str | None]] = []
+    real = processes._send_signal
+
+    def look(target: int, signum: int, *, group: bool) -> None:
+        if group:
+            leader = proc.read_process(target)
+            seen.append((signum, leader.state if leader else None))
+        real(target, signum, group=group)
+
+    monkeypatch.setattr(processes, "_send_signal", look)
+    handle = await launch(processes, attempts.shell("sleep 1000 & exit 3"))
+    assert (await handle.wait()).exit_code == 3
+    assert seen == [(signal.SIGKILL, "Z")]
+
+
+async def test_no_file_descriptor_left_proves_nothing(
+    processes: Processes, attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not being able to look must not be taken for an empty tree."""
+    real = proc.children
+    blind = True
+
+    def children(pid: int) -> list[tuple[int, int]]:
+        if blind:
+            raise OSError(24, "Too many open files")
+        return real(pid)
+
+    monkeypatch.setattr(proc, "children", children)
+    attempt = attempts.shell("setsid sh -c 'echo $$ > pid; exec sleep 1000' & until test -s pid; do :; done; exit 3")
+    handle = await launch(processes, attempt)
+    left = attempt.pid()
+    await eventually(lambda: is_gone(handle.pid), "the leader reaped")
+    assert is_alive(left)
+    with anyio.move_on_after(0.1) as scope:
+        await handle.wait()
+    assert scope.cancelled_caught
+    blind = False
+    assert (await handle.wait()).exit_code == 3
+    assert is_gone(left)
+
+
+async def test_a_stolen_exit_is_a_defect_that_everyone_hears_of(
+    processes: Processes, signals: Signals, attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other code that reaps a leader breaks the proof: a loud end is better than a stranger killed."""
+    real = processes._leader_exited
+
+    def steal(tree: Tree) -> None:
+        os.waitpid(tree.pid, 0)
+        signals.forbidden = True
+        real(tree)
+
+    monkeypatch.setattr(processes, "_leader_exited", steal)
+    waiting = await launch(processes, attempts("sleep", "1000"))
+    victim = await launch(processes, attempts("true"))
+    for handle in (victim, waiting):
+        with pytest.raises(RuntimeError, match="defect") as caught, anyio.fail_after(30):
+            await handle.wait()
+        assert "reaped by other code" in str(caught.value.__cause__)
+    with pytest.raises(SpawnError, match="reaped by other code"):
+        await launch(processes, attempts("true"))
+    os.kill(waiting.pid, signal.SIGKILL)
+    os.waitpid(waiting.pid, 0)  # noqa: ASYNC222  it was killed
