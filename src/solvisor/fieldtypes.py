@@ -1,0 +1,120 @@
+"""The kinds of value that configuration and job files hold, each with its spelling and its limits.
+
+Rules: one type per kind of value, used by every file format; the type is what the code sees (seconds as ``float``,
+bytes as ``int``), its ``Rule`` is what people write. This module knows no key of any file.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any, Final
+
+from msgspec import Meta
+
+from .tables import Rule
+from .units import DURATION_PATTERN, SIZE_PATTERN, format_duration, format_size, parse_duration, parse_size
+
+SOLVER_NAME: Final = r"[a-z0-9][a-z0-9_-]{0,31}"
+
+
+def doc(text: str) -> Meta:
+    """What a key is for, shown by editors."""
+    return Meta(description=text)
+
+
+def _text(pattern: str, allowed: str, *, schema: bool = True) -> Rule:
+    def parse(value: Any) -> str:
+        if not isinstance(value, str) or re.fullmatch(pattern, value) is None:
+            raise ValueError
+        return value
+
+    return Rule(allowed, parse, {"type": "string", "pattern": f"^{pattern}$"} if schema else {"type": "string"})
+
+
+def _timeout(value: Any) -> float:
+    seconds = parse_duration(value)
+    if seconds <= 0:
+        raise ValueError("it must be longer than 0")
+    return seconds
+
+
+def _regex(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    try:
+        found = re.compile(value, re.MULTILINE).search("x")
+    except re.error as error:
+        raise ValueError(str(error)) from None
+    if found and not found.group():
+        raise ValueError("it matches the empty text, so it is found everywhere")
+    return value
+
+
+def _storable(value: Any) -> Any:
+    """A number that JSON and the database can hold."""
+    if isinstance(value, bool | str):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, int) and -(1 << 63) <= value < 1 << 63:
+        return value
+    raise ValueError
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool | str):
+        raise ValueError
+    return _storable(value)
+
+
+_DURATION_SCHEMA: Final = {"type": "string", "pattern": DURATION_PATTERN}
+_SIZE_SCHEMA: Final = {"type": ["integer", "string"], "minimum": 0, "pattern": SIZE_PATTERN}
+_DURATION_WORDS: Final = 'a duration such as "500ms", "30s", "15m", "2h" or "1d"'
+
+Duration = Annotated[float, Rule(_DURATION_WORDS, parse_duration, _DURATION_SCHEMA, format_duration).meta()]
+"""Seconds, 0 or more."""
+Timeout = Annotated[float, Rule(_DURATION_WORDS, _timeout, _DURATION_SCHEMA, format_duration).meta()]
+"""Seconds, more than 0."""
+Size = Annotated[int, Rule('a size such as "512MiB", "2GB" or 4096', parse_size, _SIZE_SCHEMA, format_size).meta()]
+"""Bytes, 0 or more."""
+
+Text = Annotated[
+    str, _text(r"[^\x00-\x1f\x7f-\x9f]{1,200}", "a text in quotes, on one line, of 1 to 200 characters").meta()
+]
+Argument = Annotated[str, _text(r"[^\x00]*", "a text in quotes", schema=False).meta()]
+Regex = Annotated[str, Rule("a regular expression in quotes", _regex, {"type": "string", "format": "regex"}).meta()]
+FileName = Annotated[
+    str,
+    _text(
+        r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f-\x9f]{1,255}", "the name of a file beside this one, without a folder"
+    ).meta(),
+]
+FileGlob = Annotated[
+    str,
+    _text(r"[^/\\\x00-\x1f\x7f-\x9f]{1,255}", 'a pattern for file names such as "*.inp", without a folder').meta(),
+]
+SolverName = Annotated[
+    str,
+    _text(SOLVER_NAME, "a solver name: at most 32 of a-z, 0-9, - and _, the first a letter or digit").meta(),
+]
+LicenseName = Annotated[
+    str,
+    _text(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", "a license name: at most 64 letters, digits and . - _").meta(),
+]
+ParamName = Annotated[str, _text(r"[A-Za-z_][A-Za-z0-9_]{0,31}", "a parameter name: letters, digits and _").meta()]
+EnvName = Annotated[
+    str,
+    _text(
+        r"(?!SOLVISOR_)[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable (SOLVISOR_... are taken)"
+    ).meta(),
+]
+EnvGlob = Annotated[
+    str, _text(r"[A-Za-z0-9_*?]+", 'a pattern for environment variables such as "*_LICENSE_FILE"').meta()
+]
+Number = Annotated[int | float, Rule("a number", _number, {"type": "number"}).meta()]
+Scalar = Annotated[
+    bool | int | float | str,
+    Rule("a number, a text in quotes, or true or false", _storable, {"type": ["boolean", "number", "string"]}).meta(),
+]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]

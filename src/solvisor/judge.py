@@ -1,0 +1,260 @@
+"""The verdict on a finished attempt: success is judged, not assumed.
+
+Rules: every check is evaluated and listed, whatever failed first; the message is the solver's own sentence where it
+left one; outputs are looked for below the output folder only, and through no symbolic link. Pure reading of files, for
+a thread. This module must not know states, retries or the manifest.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import signal
+import stat
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePath
+from typing import Final, NamedTuple
+
+from . import template
+from .config import Output, SolverConfig
+from .filetext import Found, one_line, search, tail
+from .model import Cause, Check, ExitFacts, JobSpec, Verdict
+from .params import param_text
+from .units import describe_duration, format_size
+
+LOGS: Final = ("stdout.log", "stderr.log")
+LONGEST_MESSAGE: Final = 2000
+
+
+class _Result(NamedTuple):
+    """A check with what a failed one adds to the verdict: its code, and a sentence for people."""
+
+    check: Check
+    code: str
+    sentence: str
+
+
+class _Logs(NamedTuple):
+    """What was found in the two logs: the solver's error sentence and each forbidden pattern, with the log's name."""
+
+    error: tuple[str, Found] | None
+    forbidden: list[tuple[str, Found] | None]
+    unreadable: str | None
+
+
+def judge(solver: SolverConfig, spec: JobSpec, folder: Path, facts: ExitFacts, *, timed_out: bool) -> Verdict:
+    """Judge what an attempt left in ``folder``; its process tree is gone, or ``facts.unkillable``.
+
+    The first that applies decides: unkillable, timed out, killed by a signal, exit code not allowed, first failed check
+    (``output_missing output_empty output_small output_match log_forbid log_cut log_unreadable`` are its codes).
+    ``outputs`` of the verdict is left empty for the caller.
+    """
+    logs = _search_logs(solver, folder)
+    exit_result = _exit(solver, facts)
+    results = [
+        *(result for output in solver.success.wanted_outputs() for result in _output(output, solver, spec, folder)),
+        *_log_results(solver, facts, logs),
+    ]
+    failed = next((result for result in results if not result.check.ok), None)
+    cause: Cause | None = None
+    code = plain = ""
+    if facts.unkillable:
+        cause, code, plain = Cause.UNKILLABLE, "unkillable", "it could not be killed; its processes are still there"
+    elif timed_out:
+        limit = solver.timeout if spec.timeout_seconds is None else spec.timeout_seconds
+        than = "it may" if limit is None else describe_duration(limit)
+        cause, code, plain = Cause.TIMEOUT, "timeout", f"ran longer than {than} and was stopped"
+    elif facts.signal is not None:
+        cause, code, plain = Cause.SIGNAL, exit_result.code, exit_result.sentence
+    elif not exit_result.check.ok:
+        cause, code, plain = Cause.EXIT, exit_result.code, exit_result.sentence
+    elif failed is not None:
+        cause, code, plain = Cause.CHECK, failed.code, failed.sentence
+    return Verdict(
+        cause=cause,
+        code=code or None,
+        message=_message(cause, plain, logs, folder) if cause else None,
+        checks=(exit_result.check, *(result.check for result in results)),
+        log_tail=_log_tail(folder, logs, failed=cause is not None),
+        log_truncated=facts.log_cut_bytes > 0,
+    )
+
+
+def _exit(solver: SolverConfig, facts: ExitFacts) -> _Result:
+    want = " or ".join(str(code) for code in solver.success.exit)
+    if facts.signal is not None:
+        name = _signal_name(facts.signal)
+        return _Result(Check("exit", want, name, ok=False), name, f"killed by {name}")
+    if facts.exit_code is None:
+        return _Result(Check("exit", want, "unknown", ok=False), "exit_unknown", "ended without an exit code")
+    check = Check("exit", want, str(facts.exit_code), ok=facts.exit_code in solver.success.exit)
+    return _Result(check, f"exit_{facts.exit_code}", f"exited with {facts.exit_code}, allowed: {want}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals have no names of their own
+        return f"signal {number}"
+
+
+# --- outputs ----------------------------------------------------------------------------------------------------------
+
+
+class _Candidate(NamedTuple):
+    """A name that fits an output pattern: ``size`` is ``None`` if it is no regular file, ``kind`` says what it is."""
+
+    name: str
+    size: int | None
+    kind: str
+
+
+def _output(output: Output, solver: SolverConfig, spec: JobSpec, folder: Path) -> list[_Result]:
+    """The checks on one wanted output. Of several files that fit a pattern, one good one is enough."""
+    values = {"stem": PurePath(spec.primary).stem}
+    for name, param in solver.params.items():
+        value = spec.params.get(name, param.default)
+        if value is not None:
+            values[template.PARAM + name] = param_text(value)
+    try:
+        shown = template.expand(output.path, values)
+    except KeyError as error:
+        check = Check(f"output {output.path}", "a name", f"no value for {error.args[0]}", ok=False)
+        return [_Result(check, "output_missing", f"output {output.path} has no name: no value for {error.args[0]}")]
+    pattern = template.expand(output.path, {name: glob.escape(value) for name, value in values.items()})
+    root = folder / "output"
+    best: list[_Result] = []
+    for candidate in _candidates(root, pattern):
+        results = _judge_candidate(output, root, shown, candidate)
+        if all(result.check.ok for result in results):
+            return results
+        best = max(best, results, key=lambda some: sum(result.check.ok for result in some) if some else -1)
+    return best or _judge_candidate(output, root, shown, _Candidate(shown, None, "missing"))
+
+
+def _candidates(root: Path, pattern: str) -> Iterator[_Candidate]:
+    """What lies below ``root`` under a name that fits, in the order of names; links are named but not followed."""
+    parts = PurePath(pattern).parts
+    if not parts or ".." in parts or PurePath(pattern).is_absolute():
+        return
+    names = [""]
+    for depth, part in enumerate(parts):
+        names = [
+            os.path.join(name, entry.name)
+            for name in names
+            for entry in _entries(root / name)
+            if fnmatchcase(entry.name, part) and (depth == len(parts) - 1 or entry.is_dir(follow_symlinks=False))
+        ]
+    for name in names:
+        status = os.lstat(root / name)
+        if stat.S_ISREG(status.st_mode):
+            yield _Candidate(name, status.st_size, "a file")
+        elif stat.S_ISLNK(status.st_mode):
+            yield _Candidate(name, None, "a symbolic link")
+        else:
+            yield _Candidate(name, None, "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file")
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError:  # a folder of the pattern that is not there
+        return []
+
+
+def _judge_candidate(output: Output, root: Path, shown: str, candidate: _Candidate) -> list[_Result]:
+    name, size, kind = candidate
+    prefix = "" if name == shown else f"{name}: "
+    want = {0: "exists", 1: "not empty"}.get(output.min_bytes, f"at least {_bytes(output.min_bytes)}")
+    if size is None:
+        got, code, sentence = kind, "output_missing", f"output {name} is {kind}"
+    elif size == 0:
+        got, code, sentence = "empty", "output_empty", f"output {name} is empty"
+    else:
+        got, code, sentence = _bytes(size), "output_small", f"output {name} has {_bytes(size)}, wanted {want}"
+    ok = size is not None and size >= output.min_bytes
+    results = [_Result(Check(f"output {shown}", want, prefix + got, ok), code, sentence)]
+    if output.match is not None:
+        found, got = None, kind
+        if size is not None:
+            try:
+                (found,) = search(root / name, [re.compile(output.match, re.MULTILINE)])
+                got = f"line {found.line}" if found else "no match"
+            except OSError as error:
+                got = f"cannot be read: {error.strerror}"
+        check = Check(f"output {shown}", f"matches {output.match}", prefix + got, ok=found is not None)
+        results.append(_Result(check, "output_match", f"output {name} does not match {output.match}"))
+    return results
+
+
+def _bytes(size: int) -> str:
+    short = format_size(size)
+    return f"{size} bytes" if isinstance(short, int) else short
+
+
+# --- logs -------------------------------------------------------------------------------------------------------------
+
+
+def _search_logs(solver: SolverConfig, folder: Path) -> _Logs:
+    """One pass over each log for all that is wanted of it."""
+    sources = [*solver.success.log_forbid, *([solver.success.error_pattern] if solver.success.error_pattern else [])]
+    patterns = [re.compile(source, re.MULTILINE) for source in sources]
+    first: list[tuple[str, Found] | None] = [None] * len(patterns)
+    unreadable = None
+    for name in LOGS if patterns else ():
+        try:
+            matches = search(folder / name, patterns)
+        except OSError as error:
+            unreadable = unreadable or f"{name} cannot be read: {error.strerror}"
+            continue
+        first = [old or ((name, new) if new else None) for old, new in zip(first, matches, strict=True)]
+    forbidden = first[: len(solver.success.log_forbid)]
+    return _Logs(first[-1] if solver.success.error_pattern else None, forbidden, unreadable)
+
+
+def _log_results(solver: SolverConfig, facts: ExitFacts, logs: _Logs) -> list[_Result]:
+    results = []
+    for pattern, place in zip(solver.success.log_forbid, logs.forbidden, strict=True):
+        what, want = f"no {pattern} in logs", "not found"
+        if place is not None:
+            log, found = place
+            sentence = f"{log}:{found.line}: {found.whole_line}"
+            results.append(_Result(Check(what, want, f"{log}:{found.line}", ok=False), "log_forbid", sentence))
+        elif logs.unreadable:
+            results.append(_Result(Check(what, want, logs.unreadable, ok=False), "log_unreadable", logs.unreadable))
+        else:
+            results.append(_Result(Check(what, want, want, ok=True), "", ""))
+    if results and facts.log_cut_bytes:
+        lost = _bytes(facts.log_cut_bytes)
+        sentence = f"{lost} of its log were cut out before they could be searched for errors; raise log_max"
+        results.append(_Result(Check("logs complete", "nothing cut", f"{lost} cut", ok=False), "log_cut", sentence))
+    return results
+
+
+def _message(cause: Cause, plain: str, logs: _Logs, folder: Path) -> str:
+    """The solver's own sentence; else ours, with the last line of stderr. Where we ended the run, ours comes first."""
+    own = one_line(logs.error[1].text, LONGEST_MESSAGE) if logs.error else ""
+    if cause in (Cause.TIMEOUT, Cause.UNKILLABLE):
+        return one_line(f"{plain}; it had said: {own}" if own else plain, LONGEST_MESSAGE)
+    if own:
+        return own
+    last = _tail(folder, "stderr.log").rpartition("\n")[2]
+    return one_line(f"{plain}; last line of stderr: {last}" if last else plain, LONGEST_MESSAGE)
+
+
+def _log_tail(folder: Path, logs: _Logs, *, failed: bool) -> str:
+    """The end of the log that tells more: where the error stands, else stderr of a failure, else stdout."""
+    if failed and logs.error:
+        return _tail(folder, logs.error[0])
+    order = reversed(LOGS) if failed else LOGS
+    return next((text for text in (_tail(folder, name) for name in order) if text), "")
+
+
+def _tail(folder: Path, name: str) -> str:
+    try:
+        return tail(folder / name)
+    except OSError:  # the solver took its log away; the check that needs it says so
+        return ""

@@ -1,0 +1,408 @@
+"""Configuration files: what they mean, and what a person reads who made a mistake in one."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from solvisor import config, jobfile
+from solvisor.config import Config, Output, SolverConfig
+from solvisor.errors import ConfigError
+from solvisor.model import Cause, Demand, JobSpec, Retry, Source
+from solvisor.schemas import SCHEMAS, path, text
+
+HERE = Path("solvisor.toml")
+
+CCX = """\
+[solver.ccx]
+accept  = ["*.inp"]
+command = ["ccx", "-i", "{stem}"]
+timeout = "2h"
+cpus    = 2
+memory  = "2GiB"
+licenses = { orcaflex = 1 }
+env     = { OMP_NUM_THREADS = "{cpus}" }
+pass_env = ["*_LICENSE_FILE"]
+[solver.ccx.params]
+load = { type = "float", default = 1.0, min = 0 }
+[solver.ccx.success]
+exit        = [0]
+outputs     = ["{stem}.frd", { path = "{stem}.sta", match = '^\\s+1\\s' }]
+log_forbid  = ['\\*ERROR']
+error_pattern = '\\*ERROR.*(?:\\n.+)*'
+[solver.ccx.retry]
+max = 1
+on  = ["signal"]
+[licenses]
+orcaflex = 2
+"""
+
+
+def parse(text: str) -> Config:
+    return config.parse(text, HERE)
+
+
+def spec(**rest: object) -> JobSpec:
+    return msgspec.convert(
+        {"name": "n", "solver": "ccx", "primary": "beam.inp", "inputs": [], "source": Source("inbox", "beam.inp")}
+        | rest,
+        JobSpec,
+        from_attributes=True,
+    )
+
+
+# --- what it means ----------------------------------------------------------------------------------------------------
+
+
+def test_the_documented_example() -> None:
+    ccx = parse(CCX).solver["ccx"]
+    assert ccx.command == ("ccx", "-i", "{stem}")
+    assert (ccx.timeout, ccx.cpus, ccx.memory) == (7200.0, 2, 2 << 30)
+    assert ccx.retry == Retry(max=1, on=(Cause.SIGNAL,), delay_seconds=1.0)
+    assert ccx.success.wanted_outputs() == (Output(path="{stem}.frd"), Output(path="{stem}.sta", match=r"^\s+1\s"))
+
+
+def test_an_empty_file_has_every_default() -> None:
+    empty = parse("")
+    assert (empty.daemon.max_jobs, empty.daemon.stop_timeout, empty.daemon.interruptions_max) == ("auto", 60.0, 3)
+    assert (empty.inbox.path, empty.inbox.settle, empty.inbox.rescan, empty.inbox.orphan_after) == (None, 0.5, 2, 600)
+    assert (empty.solver, empty.licenses, empty.warnings) == ({}, {}, ())
+
+
+def test_the_defaults_of_a_solver() -> None:
+    solver = parse('[solver.x]\ncommand = ["x"]').solver["x"]
+    assert (solver.kind, solver.alone, solver.timeout, solver.cpus, solver.memory) == ("command", True, None, 1, 0)
+    assert (solver.stop_grace, solver.log_max, solver.max_jobs) == (10.0, 64 << 20, None)
+    assert (solver.success.exit, solver.success.outputs, solver.retry.max) == ((0,), (), 0)
+
+
+def test_show_reads_back_to_the_same() -> None:
+    first = parse(CCX + '[daemon]\nmemory = "2.5GiB"\ncpus = 4\n[inbox]\nsettle = "1m"\n')
+    shown = config.to_toml(first)
+    assert 'timeout = "2h"' in shown
+    assert 'memory = "2560MiB"' in shown
+    assert parse(shown) == first
+
+
+def test_a_solver_survives_the_way_through_json() -> None:
+    solver = parse(CCX).solver["ccx"]
+    settings = parse(CCX).settings(spec())
+    assert msgspec.convert(json.loads(msgspec.json.encode(settings.table)), SolverConfig) == solver
+
+
+def test_what_an_attempt_is_resolved_with() -> None:
+    settings = parse(CCX).settings(spec())
+    assert (settings.kind, settings.timeout_seconds, settings.cpus, settings.memory_bytes) == (
+        "command",
+        7200,
+        2,
+        2 << 30,
+    )
+    assert (settings.licenses, settings.retry.max) == ({"orcaflex": 1}, 1)
+    own = spec(timeout_seconds=5.0, cpus=1, memory_bytes=7, licenses={}, retry={"max": 0})
+    settings = parse(CCX).settings(own)
+    assert (settings.timeout_seconds, settings.cpus, settings.memory_bytes) == (5.0, 1, 7)
+    assert (settings.licenses, settings.retry.max) == ({}, 0)
+
+
+def test_demand() -> None:
+    loaded = parse(CCX)
+    assert loaded.demand(spec()) == Demand("ccx", 2, 2 << 30, (("orcaflex", 1),))
+    assert loaded.demand(spec(cpus=3, memory_bytes=0, licenses={"b": 1, "a": 2, "c": 0})) == Demand(
+        "ccx", 3, 0, (("a", 2), ("b", 1))
+    )
+    assert loaded.demand(spec(solver="gone")) is None
+
+
+@pytest.mark.parametrize(
+    ("daemon", "cpus", "want"),
+    [
+        ("", 8, (7, 8, (16 << 30) - (2 << 30))),
+        ("", 1, (1, 1, 14 << 30)),
+        ('max_jobs = 3\nmemory_reserve = "20GiB"', 8, (3, 8, 0)),
+        ('cpus = 4\nmemory = "1GiB"', 8, (3, 4, 1 << 30)),
+    ],
+)
+def test_limits(daemon: str, cpus: int, want: tuple[int, int, int]) -> None:
+    solvers = '[solver.a]\ncommand = ["a"]\nmax_jobs = 2\n[solver.b]\ncommand = ["b"]\n[licenses]\nl = 3'
+    limits = parse(f"[daemon]\n{daemon}\n{solvers}").limits(cpus, 16 << 30)
+    assert (limits.max_jobs, limits.cpus, limits.memory_bytes) == want
+    assert (limits.licenses, limits.solver_jobs, limits.interruptions_max) == ({"l": 3}, {"a": 2, "b": None}, 3)
+
+
+def test_a_solver_that_never_fits_the_machine_is_a_fault() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(CCX).limits(1, 3 << 30)
+    assert caught.value.problems == (
+        "solver.ccx.cpus: 2 is more than the 1 that jobs may use together",
+        "solver.ccx.memory: 2GiB is more than the 1GiB that jobs may use together",
+    )
+
+
+def test_two_solvers_that_accept_the_same_name_are_warned_of() -> None:
+    loaded = parse('[solver.a]\ncommand=["a"]\naccept=["*.INP", "*.inp"]\n[solver.b]\ncommand=["b"]\naccept=["*.inp"]')
+    assert loaded.warnings == (
+        'solvers a and b both accept "*.inp": such a file is refused unless it is dropped in inbox/a or inbox/b '
+        "or named by a job file",
+    )
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+HEAD = '[solver.x]\ncommand = ["x"]\n'
+
+MISTAKES = {
+    "unknown section": ("[demon]\n", 'line 1: demon: no such key; did you mean "daemon"?'),
+    "unknown key": (
+        "[daemon]\nmemory_reserv = 1",
+        'line 2: daemon.memory_reserv: no such key; did you mean "memory_reserve"?',
+    ),
+    "a key far from all": (
+        "[inbox]\n\n\nzzz = 1",
+        "line 4: inbox.zzz: no such key; known: path, settle, rescan, orphan_after",
+    ),
+    "a key one table too high": (
+        HEAD + "error_pattern = 'x'",
+        'line 3: solver.x.error_pattern: no such key; it belongs in "success"',
+    ),
+    "wrong type": (
+        '[daemon]\nmax_jobs = "many"',
+        'daemon.max_jobs: "many" is not a whole number from 1 to 1000000 or "auto"',
+    ),
+    "a truth is no number": ("[daemon]\ninterruptions_max = true", "true is not a whole number from 1 to 1000000"),
+    "a fraction is no count": (HEAD + "cpus = 1.5", "line 3: solver.x.cpus: 1.5 is not a whole number"),
+    "out of range": (HEAD + "cpus = 0", "line 3: solver.x.cpus: 0 is not a whole number from 1 to 1000000"),
+    "a table where a value belongs": (HEAD + "timeout = {}", "solver.x.timeout: a table is not a duration"),
+    "a value where a table belongs": (HEAD + "success = true", "solver.x.success: true is not a table of keys"),
+    "a text where a list belongs": ('[solver.x]\ncommand = "x"', 'solver.x.command: "x" is not a list'),
+    "no command": ("[solver.x]\ncpus = 1", "line 1: solver.x.command: is missing; it must be a list"),
+    "an empty command": ("[solver.x]\ncommand = []", "line 2: solver.x.command: is empty; name the program"),
+    "an empty program": ('[solver.x]\ncommand = [""]', "solver.x.command: is empty"),
+    "duration without unit": (
+        HEAD + "timeout = 60",
+        'solver.x.timeout: 60 is not a duration such as "500ms", "30s", "15m", "2h" or "1d" (it has no unit: "60s" is '
+        "seconds)",
+    ),
+    "unknown unit of time": (HEAD + 'timeout = "2 hours"', 'solver.x.timeout: "2 hours" is not a duration'),
+    "no time at all": (HEAD + 'timeout = "0s"', "(it must be longer than 0)"),
+    "unknown unit of size": (
+        HEAD + 'memory = "2gb"',
+        'solver.x.memory: "2gb" is not a size such as "512MiB", "2GB" or 4096',
+    ),
+    "negative size": (HEAD + "memory = -1", "solver.x.memory: -1 is not a size such as"),
+    "a size beyond all": (HEAD + 'log_max = "99999999TiB"', "(it is larger than any disk)"),
+    "solver name": (
+        '[solver.CCX]\ncommand = ["x"]',
+        'line 1: solver.CCX: "CCX" is not a solver name: at most 32 of a-z, 0-9, - and _, the first a letter or digit',
+    ),
+    "kind of a later version": (
+        '[solver.x]\nkind = "omc"\nservers = { max = 1 }',
+        'line 2: solver.x.kind: "omc" comes with a later version of Solvisor; allowed: "command"',
+    ),
+    "no such kind": (HEAD + 'kind = "comand"', 'solver.x.kind: "comand" is not "command"'),
+    "placeholder": (
+        '[solver.x]\ncommand = ["x",\n "{stm}"]',
+        'line 3: solver.x.command[1]: "{stm}" has {stm}, which is no placeholder here; did you mean "{stem}"?',
+    ),
+    "placeholder of no parameter": (
+        '[solver.x]\ncommand = ["x", "{params.laod}"]\nparams.load = { type = "int" }',
+        'did you mean "{params.load}"?',
+    ),
+    "a lone brace": (
+        '[solver.x]\ncommand = ["x", "{a"]',
+        'solver.x.command[1]: "{a" has a single {; write {{ or }} for a literal brace',
+    ),
+    "placeholder in env": (HEAD + 'env = { A = "{cpu}" }', 'line 3: solver.x.env.A: "{cpu}" has {cpu}'),
+    "placeholder that an output cannot have": (
+        HEAD + 'success.outputs = ["{output}/x"]',
+        'line 3: solver.x.success.outputs[0]: "{output}/x" has {output}, which is no placeholder here',
+    ),
+    "an output elsewhere": (HEAD + 'success.outputs = ["../x"]', '"../x" lies outside the output folder'),
+    "a program chosen by the job": (
+        '[solver.x]\ncommand = ["{params.p}"]\nparams.p = { type = "str" }',
+        'solver.x.command[0]: "{params.p}": which program runs is not for a job to say',
+    ),
+    "user text in a shell line": (
+        '[solver.x]\ncommand = ["/bin/sh", "-c", "ccx {stem} | tee log"]',
+        'solver.x.command[2]: {stem} would be run as shell text; write "$1" here, and add "sh", "{stem}" to the list',
+    ),
+    "regular expression": (
+        HEAD + "success.log_forbid = ['(']",
+        'solver.x.success.log_forbid[0]: "(" is not a regular expression in quotes (missing ), unterminated subpattern',
+    ),
+    "regular expression that is found everywhere": (
+        HEAD + "success.log_forbid = ['ERROR|']",
+        "(it matches the empty text, so it is found everywhere)",
+    ),
+    "no exit code": (HEAD + "success.exit = []", "solver.x.success.exit: is empty, so no run could succeed"),
+    "the same twice": (HEAD + 'accept = ["*.a", "*.b", "*.a"]', 'line 3: solver.x.accept[2]: "*.a" stands here twice'),
+    "a pattern with a folder": (
+        HEAD + 'accept = ["in/*.a"]',
+        'solver.x.accept[0]: "in/*.a" is not a pattern for file names',
+    ),
+    "undeclared license": (
+        HEAD + "licenses = { orcaflx = 1 }\n[licenses]\norcaflex = 1",
+        'line 3: solver.x.licenses.orcaflx: no such license in [licenses]; did you mean "orcaflex"?',
+    ),
+    "more licenses than there are": (
+        HEAD + "licenses = { a = 3 }\n[licenses]\na = 2",
+        "line 3: solver.x.licenses.a: 3 is more than the 2 in [licenses]",
+    ),
+    "more cores than the daemon may use": (
+        HEAD + "cpus = 5\n[daemon]\ncpus = 4",
+        "line 3: solver.x.cpus: 5 is more than the 4 that jobs may use together",
+    ),
+    "retry after no such cause": (
+        HEAD + 'retry = { max = 1, on = ["signl"] }',
+        'line 3: solver.x.retry.on[0]: "signl" is not one of "spawn", "exit", "signal"',
+    ),
+    "retry that never applies": (
+        HEAD + "retry = { max = 2 }",
+        'solver.x.retry.max: 2 without on has no effect; name the causes, for example on = ["signal"]',
+    ),
+    "environment variable": (HEAD + 'env = { "A B" = "1" }', '"A B" is not the name of an environment variable'),
+    "environment value": (HEAD + "env = { A = 1 }", "solver.x.env.A: 1 is not a text in quotes"),
+    "parameter type": (HEAD + 'params.a = { type = "real" }', '"real" is not one of "float", "int", "str", "bool"'),
+    "parameter without type": (HEAD + "params.a = {}", "solver.x.params.a.type: is missing; it must be one of"),
+    "default of another type": (
+        HEAD + 'params.a = { type = "float", default = "1" }',
+        'line 3: solver.x.params.a.default: "1" is not a number',
+    ),
+    "default out of range": (
+        HEAD + 'params.a = { type = "int", default = 9, max = 5 }',
+        "solver.x.params.a.default: 9 is more than 5, the largest allowed",
+    ),
+    "default that is no choice": (
+        HEAD + 'params.a = { type = "str", default = "c", choices = ["a", "b"] }',
+        'solver.x.params.a.default: "c" is not one of "a", "b"',
+    ),
+    "choice of another type": (
+        HEAD + 'params.a = { type = "str", choices = ["a", 1] }',
+        "solver.x.params.a.choices[1]: 1 is not a text in quotes",
+    ),
+    "limits that exclude all": (HEAD + 'params.a = { type = "int", min = 5, max = 1 }', "min: 5 is more than max, 1"),
+    "limits of a text": (HEAD + 'params.a = { type = "str", min = 1 }', 'only numbers have limits, and type is "str"'),
+    "not TOML": ("[daemon]\nmax_jobs 3", "line 2, column 10: Expected '=' after a key in a key/value pair"),
+    "a key set twice": ("[daemon]\ncpus = 1\ncpus = 2\n", "line 3, column 9: this key is already set further up"),
+    "brackets without end": ("a = " + "[" * 100, "line 1: brackets nested deeper than 32"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_plain_words(mistake: str) -> None:
+    text, want = MISTAKES[mistake]
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    assert [problem for problem in caught.value.problems if want in problem], caught.value
+    assert len(caught.value.problems) == 1, "one mistake, one line"
+
+
+def test_all_mistakes_come_at_once_in_the_order_of_the_file() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(
+            '[daemon]\nmax_jobs = 0\n[solver.x]\ncommand = ["{stem}", "{a}"]\ntimeout = 5\ncolour = 1\n'
+            "retry = { max = 1 }\n[solver.y]\nkind = 'python'\n[solver.z]\n"
+        )
+    where = [problem.split(": ")[:2] for problem in caught.value.problems]
+    assert where == [
+        ["line 2", "daemon.max_jobs"],
+        ["line 4", "solver.x.command[0]"],
+        ["line 4", "solver.x.command[1]"],
+        ["line 5", "solver.x.timeout"],
+        ["line 6", "solver.x.colour"],
+        ["line 7", "solver.x.retry.max"],
+        ["line 9", "solver.y.kind"],
+        ["line 10", "solver.z.command"],
+    ]
+    assert str(caught.value).startswith("solvisor.toml: 8 faults\n  line 2: daemon.max_jobs: 0 is not")
+
+
+def test_one_mistake_does_not_seem_to_be_two() -> None:
+    """What hangs on a faulty value is not reported as missing."""
+    with pytest.raises(ConfigError) as caught:
+        parse(
+            HEAD.replace('"x"]', '"x", "{params.a}"]')
+            + 'params.a = { type = "nothing" }\nlicenses = { l = 1 }\nretry = { max = 1, on = ["?"] }\n'
+            + "[licenses]\nl = 0"
+        )
+    assert [problem.split(": ")[1] for problem in caught.value.problems] == [
+        "solver.x.params.a.type",
+        "solver.x.retry.on[0]",
+        "licenses.l",
+    ]
+
+
+def test_noise_is_cut_short() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse("\n".join(f"k{n} = 1" for n in range(1000)))
+    assert len(caught.value.problems) == 51
+    assert caught.value.problems[-1] == "and 950 more"
+
+
+def test_what_is_shown_of_a_value_is_harmless_and_short() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse('"\\u001b[31m" = 1\n[daemon]\nmemory = "\\u001b]0;\\u202e' + "x" * 500 + '"')
+    assert all(problem.isprintable() and len(problem) < 200 for problem in caught.value.problems)
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def test_load(tmp_path: Path) -> None:
+    path = tmp_path / "solvisor.toml"
+    path.write_text(CCX)
+    assert config.load(path) == config.parse(CCX, path)
+
+
+def load_fault(path: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config.load(path)
+    (problem,) = caught.value.problems
+    return problem
+
+
+def test_a_file_that_cannot_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "solvisor.toml"
+    assert load_fault(path) == "it cannot be read: No such file or directory"
+    path.write_bytes(b"[daemon]\n# \xff\n")
+    assert load_fault(path) == "line 2: not UTF-8; save the file as UTF-8"
+    path.write_bytes(b"#" * ((1 << 20) + 1))
+    assert load_fault(path) == "it is larger than 1 MiB"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+def test_a_file_that_everyone_may_change_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "solvisor.toml"
+    path.write_text(CCX)
+    os.chmod(path, 0o646)
+    assert load_fault(path) == f"everyone may change it, and so what is run; chmod o-w {path}"
+    os.chmod(path, 0o664)
+    assert config.load(path).solver
+
+
+# --- schemas ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_the_shipped_schemas_are_up_to_date(name: str) -> None:
+    assert path(name).read_text(encoding="utf-8") == text(name), "run python -m solvisor.schemas"
+
+
+def test_a_schema_speaks_the_words_of_the_file() -> None:
+    defs = config.config_schema()["$defs"]
+    solver = defs["SolverConfig"]
+    assert solver["required"] == ["command"]
+    assert solver["additionalProperties"] is False
+    assert solver["properties"]["timeout"]["type"] == "string"
+    assert solver["properties"]["retry"]["$ref"] == "#/$defs/RetryTable"
+    assert defs["Inbox"]["properties"]["settle"]["default"] == "500ms"
+    assert defs["Daemon"]["properties"]["memory_reserve"]["default"] == "2GiB"
+    for schema in (config.config_schema(), jobfile.job_schema()):
+        assert "null" not in json.dumps(schema)
+        for table in (schema, *schema["$defs"].values()):
+            assert all("description" in key or "$ref" in key for key in table["properties"].values()), table
