@@ -1,0 +1,225 @@
+"""Taking drops out of the inbox into ``work/<id>/input``, durably.
+
+A claim is made in this order, for a whole round at a time: look; make the folders; where more than one name is
+involved write the plan and make it durable; rename (or copy) in; make durable the files, their folders, ``work/`` and
+the folders they came from. Only then may a row be committed. A crash at any point leaves either the drop in the inbox
+or a folder in ``work/`` without a row, which ``unfinished_claims`` adopts or hands back at the next start.
+
+Rules: nothing is ever replaced, and no drop is removed that we do not hold elsewhere. This module must not know
+solvers, job files or rows: the caller says what belongs together and under which id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+from collections.abc import Callable, Collection, Sequence
+
+from msgspec import Struct
+
+from solvisor.home import Home
+from solvisor.model import FileFact, Original
+
+from . import files
+from .drops import Held, Problem, Rules, Take, Waiting
+from .move import Move, is_original, resume
+
+_ROUND_MAX = 64
+"""Drops claimed under one set of fsyncs; each holds two descriptors meanwhile."""
+
+_JOB_ID = re.compile(r"[a-z0-9-]+-[0-9a-v]{15}")
+
+
+class Taken(Struct, frozen=True):
+    """A drop that is now durably in ``work/<id>/input``: each source by its last part, or what the folder held.
+
+    ``files`` have paths like ``input/beam.inp``, escaped. ``uid`` owned the drop (its first source). ``originals`` were
+    copied and are removed once the job is durable. ``problem`` (code, message) means: it can only be rejected.
+    """
+
+    take: Take
+    files: tuple[FileFact, ...]
+    uid: int
+    originals: tuple[Original, ...] = ()
+    problem: Problem | None = None
+
+
+class NotYet(Struct, frozen=True):
+    """A drop left in the inbox, untouched, because of ``source``; ``text`` says why in words, for ``status``."""
+
+    id: str
+    source: str
+    reason: Waiting
+    text: str
+
+
+class Claims:
+    """Takes drops out of one home's inbox. Not for two threads at once."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._leases = home.inbox_sees_all_writers()
+
+    def claim_round(self, takes: Sequence[Take]) -> list[Taken | NotYet]:
+        """Claim every drop that can be claimed now; the answers are in the order of ``takes``.
+
+        On return every ``Taken`` is durable. Raises ``NotDurable`` if an fsync fails; any other error concerns one drop
+        and becomes its ``NotYet``.
+        """
+        answers: list[Taken | NotYet] = []
+        for start in range(0, len(takes), _ROUND_MAX):
+            with _Round(self._home, self._leases) as claims:
+                answers += claims.claim(takes[start : start + _ROUND_MAX])
+        return answers
+
+    def unfinished_claims(self, known_ids: Collection[str]) -> list[Taken]:
+        """Adopt or hand back every folder of ``work/`` that has no row. Call it at start, before any scan.
+
+        What comes back is durable and waits for its row. Raises ``NotDurable``.
+        """
+        taken: list[Taken] = []
+        names = sorted(os.listdir(self._home.work))
+        unknown = [name for name in names if _JOB_ID.fullmatch(name) and name not in known_ids]
+        for start in range(0, len(unknown), _ROUND_MAX):
+            with _Round(self._home, self._leases) as claims:
+                taken += claims.recover(unknown[start : start + _ROUND_MAX])
+        return taken
+
+    def remove_original(self, original: Original) -> bool:
+        """Remove a file, or emptied folder, that was claimed by copy; ``False`` if it is no longer there as it was.
+
+        Call it only after the job is durable. Raises ``OSError`` if it is that very file but cannot be removed.
+        """
+        *parents, name = files.unescape_name(original.path).split("/")
+        with contextlib.ExitStack() as fds:
+            folder_fd = files.open_folder(str(self._home.inbox))
+            fds.callback(os.close, folder_fd)
+            for parent in parents:
+                if files.lstat(parent, folder_fd) is None:
+                    return False
+                folder_fd = files.open_folder(parent, folder_fd)
+                fds.callback(os.close, folder_fd)
+            there = files.lstat(name, folder_fd)
+            if there is None or not is_original(original, there):
+                return False
+            if not stat.S_ISDIR(there.st_mode):
+                os.unlink(name, dir_fd=folder_fd)
+                return True
+            try:
+                os.rmdir(name, dir_fd=folder_fd)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                return False  # something was dropped into it meanwhile: a drop of its own
+            return True
+
+
+class _Round:
+    """Some drops on their way under one set of fsyncs."""
+
+    def __init__(self, home: Home, leases: bool) -> None:
+        self._fds = contextlib.ExitStack()
+        self._inbox_fd = self._opened(files.open_folder(str(home.inbox)))
+        self._work_fd = self._opened(files.open_folder(str(home.work)))
+        self._folders = {"": self._inbox_fd}
+        self._rules = Rules(os.fstat(self._work_fd).st_dev, leases)
+        self._kept: list[Move] = []
+
+    def __enter__(self) -> _Round:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._fds.close()
+
+    def claim(self, takes: Sequence[Take]) -> list[Taken | NotYet]:
+        answers: dict[str, Taken | NotYet] = {}
+        moves: list[Move] = []
+        for take in takes:
+            try:
+                moves.append(self._move(take))
+            except OSError as error:
+                answers[take.id] = _not_yet(take, error)
+        moves = self._each(moves, Move.begin, answers)
+        planned = [move for move in moves if move.planned]
+        for move in planned:
+            move.make_plan_durable()
+        if planned:
+            files.durable(self._work_fd)
+        moves = self._each(moves, Move.move_in, answers)
+        moves = self._each(moves, Move.hash, answers)
+        moves = self._each(moves, Move.make_durable, answers)
+        answers |= {taken.take.id: taken for taken in self._durable(moves)}
+        return [answers[take.id] for take in takes]
+
+    def recover(self, ids: Sequence[str]) -> list[Taken]:
+        moves: list[Move] = []
+        for job_id in ids:
+            move = resume(job_id, self._work_fd, self._source_folder_again, self._rules)
+            if move is not None:
+                self._fds.callback(move.close)
+                self._kept.append(move)
+        return self._durable(moves)
+
+    def _each(self, moves: list[Move], step: Callable[[Move], None], answers: dict[str, Taken | NotYet]) -> list[Move]:
+        """Take one step with each; what cannot go on is given back. Those that can are returned."""
+        good: list[Move] = []
+        for move in moves:
+            try:
+                step(move)
+            except files.NotDurable:
+                raise
+            except (Held, OSError) as error:
+                if move.undo():
+                    answers[move.take.id] = _not_yet(move.take, error)
+                else:
+                    self._kept.append(move)
+            else:
+                good.append(move)
+        return good
+
+    def _durable(self, moves: list[Move]) -> list[Taken]:
+        for move in self._kept:
+            move.hash()
+            move.make_durable()
+        moves = moves + self._kept
+        if moves:
+            files.durable(self._work_fd)
+            for source_fd in {move.source_fd for move in moves}:
+                files.durable(source_fd)
+        return [Taken(move.take, move.files, move.uid, move.originals, move.problem) for move in moves]
+
+    def _move(self, take: Take) -> Move:
+        folder = os.path.dirname(take.sources[0])
+        if folder not in self._folders:
+            self._folders[folder] = self._opened(files.open_folder(folder, self._inbox_fd))
+        move = Move(take, self._folders[folder], self._work_fd, self._rules)
+        self._fds.callback(move.close)
+        return move
+
+    def _source_folder_again(self, folder: str) -> int:
+        """The folder of the inbox a claim came from, made anew if it is gone: something may have to go back there."""
+        if folder not in self._folders:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder, dir_fd=self._inbox_fd)
+            self._folders[folder] = self._opened(files.open_folder(folder, self._inbox_fd))
+        return self._folders[folder]
+
+    def _opened(self, fd: int) -> int:
+        self._fds.callback(os.close, fd)
+        return fd
+
+
+def _not_yet(take: Take, error: Held | OSError) -> NotYet:
+    if isinstance(error, Held):
+        source = os.path.join(os.path.dirname(take.sources[0]), error.source)
+        return NotYet(take.id, source, error.reason, str(error))
+    source = take.sources[0]
+    text = f"{files.escape_name(source)}: {error.strerror or error}"
+    if error.errno == errno.ENOENT:
+        return NotYet(take.id, source, "gone", f"{files.escape_name(source)} is no longer there")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NotYet(take.id, source, "disk", f"{text}; free some space, then it goes on by itself")
+    return NotYet(take.id, source, "error", text)
