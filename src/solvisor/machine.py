@@ -1,9 +1,10 @@
 """Every transition of a job: what may happen in which state, and what follows.
 
 Theory: ``TABLE`` says, for each state and event, which states may come next; ``apply`` looks there first, so an event
-the table does not name raises ``IllegalEvent`` and changes nothing. A handler then decides among the allowed states and
-names *effects*: things for the engine to do once the change is recorded. An event of a superseded attempt (its token is
-not the current one) is discarded whatever the state: a late result can never overwrite a newer one.
+the table does not name raises ``IllegalEvent`` and changes nothing (so does one that fits the state and yet cannot be,
+such as the end of a rest that never began). A handler then decides among the allowed states and names *effects*: things
+for the engine to do once the change is recorded. An event of a superseded attempt (its token is not the current one) is
+discarded whatever the state: a late result can never overwrite a newer one.
 
 Rules: no I/O, no clock (instants come in with the event), no waiting. What is *wise* (who starts next) is the
 scheduler's; here stands only what is *legal*. The diagrams in the docs are drawn from ``TABLE``.
@@ -12,6 +13,7 @@ scheduler's; here stands only what is *legal*. The diagrams in the docs are draw
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +27,9 @@ from .world import World
 
 BACKOFF_MAX_SECONDS = 300.0
 """The longest rest between two tries, whatever the solver's ``retry.delay``."""
+
+DOUBLINGS_MAX = 60
+"""How often the rest doubles at most: any delay has reached the longest rest by then, and no float overflows."""
 
 
 # --- events ---------------------------------------------------------------------------------------------------------
@@ -164,6 +169,13 @@ class Publish(Effect, frozen=True):
     """Write the manifest and move the folder (once durable)."""
 
 
+class Ended(Effect, frozen=True):
+    """The job became terminal: whoever waits for it must learn so. ``apply`` itself carries this out."""
+
+    succeeded: bool
+    now_us: int
+
+
 class Discarded(Effect, frozen=True):
     """An event of a superseded attempt was ignored; worth a log line."""
 
@@ -187,7 +199,7 @@ TABLE: dict[tuple[State | None, type[Event]], frozenset[State | None]] = {
     (R, DeadlinePassed): frozenset({R}),
     (R, Cancel): frozenset({R}),
     (R, Lost): frozenset({Q, F, X}),
-    (R, Exited): frozenset({C, Q, F, X}),
+    (R, Exited): frozenset({C, Q, F}),
     (C, Cancel): frozenset({C}),
     (C, Judged): frozenset({S, F, X, Q}),
     (F, Gone): frozenset({F}),
@@ -202,8 +214,23 @@ TABLE: dict[tuple[State | None, type[Event]], frozenset[State | None]] = {
 def apply(world: World, event: Event) -> list[Effect]:
     """Let ``event`` happen and return what follows from it, in order.
 
-    Raises ``IllegalEvent`` and changes nothing where the table has no entry.
+    Raises ``IllegalEvent`` and changes nothing where the table has no entry, or where the job cannot have met it.
     """
+    effects: list[Effect] = []
+    # One after the other, not one inside the other: chains of dependents are as long as users make them.
+    outcomes = deque(_step(world, event))
+    while outcomes:
+        outcome = outcomes.popleft()
+        if isinstance(outcome, Ended):
+            for waiting in sorted(world.dependents.get(outcome.id, ())):
+                outcomes += _step(world, Settled(waiting, outcome.id, outcome.succeeded, outcome.now_us))
+        else:
+            effects.append(outcome)
+    return effects
+
+
+def _step(world: World, event: Event) -> list[Effect]:
+    """One event, one job."""
     job = world.jobs.get(event.id)
     if isinstance(event, Fenced) and (job is None or job.attempt is None or job.attempt.token != event.token):
         return [Discarded(event.id, type(event).__name__, event.token)]
@@ -211,11 +238,34 @@ def apply(world: World, event: Event) -> list[Effect]:
     allowed = TABLE.get((state, type(event)))
     if allowed is None:
         raise IllegalEvent(f"{type(event).__name__} cannot happen to {event.id}, which is {state or 'unknown'}")
+    obstacle = _obstacle(world, event)
+    if obstacle is not None:
+        raise IllegalEvent(f"{type(event).__name__} cannot happen to {event.id}: {obstacle}")
     effects: list[Effect] = HANDLERS[type(event)](world, job, event)
     after = world.jobs.get(event.id)
     if (after.state if after else None) not in allowed:
         raise AssertionError(f"{type(event).__name__} took {event.id} from {state} to {after and after.state}")
     return effects
+
+
+def _obstacle(world: World, event: Event) -> str | None:
+    """What forbids ``event`` although the state allows it, in words."""
+    match event:
+        case Accept() if not all(world.is_open(other) for other in event.unmet):
+            return "a job it is to wait for is over or unknown"
+        case Dispatch() if not world.is_ready(world.jobs[event.id]):
+            return "it waits for more than room"
+        case BackoffOver() if world.jobs[event.id].backoff_seconds == 0:
+            return "it does not rest"
+        case Settled() if event.other not in world.unmet.get(event.id, ()):
+            return f"it does not wait for {event.other}"
+        case Spawned() | SpawnFailed() if world.jobs[event.id].current.pid is not None:
+            return "its process exists already"
+        case Gone() if event.id not in world.holding:
+            return "nothing of it was left running"
+        case Published() if event.id in world.holding or event.id in world.changed:
+            return "it still runs, or its end is not recorded yet"
+    return None
 
 
 # --- handlers -------------------------------------------------------------------------------------------------------
@@ -233,7 +283,7 @@ def _accept(world: World, job: None, event: Accept) -> list[Effect]:
         return _skip(world, new, event.broken, event.now_us)
     world.put(new)
     if event.unmet:
-        world.wait_for(new, set(event.unmet))
+        world.wait_for(new, event.unmet)
     else:
         world.enqueue(new)
     return []
@@ -249,10 +299,7 @@ def _dispatch(world: World, job: Job, event: Dispatch) -> list[Effect]:
             state=State.RUNNING,
             attempts=(*job.attempts, attempt),
             backoff_seconds=0.0,
-            cause=None,
-            code=None,
-            message=None,
-            started_us=job.started_us or event.now_us,
+            started_us=event.now_us if job.started_us is None else job.started_us,
         )
     )
     return [Start(job.id, event.token)]
@@ -271,7 +318,7 @@ def _spawned(world: World, job: Job, event: Spawned) -> list[Effect]:
 def _spawn_failed(world: World, job: Job, event: SpawnFailed) -> list[Effect]:
     world.release(job.id)
     verdict = Verdict(Cause.SPAWN, event.reason, event.message)
-    return _conclude(world, job, verdict, event.now, event.now_us)
+    return _conclude(world, replace(job, interruptions=0), verdict, event.now, event.now_us)
 
 
 def _deadline_passed(world: World, job: Job, event: DeadlinePassed) -> list[Effect]:
@@ -282,7 +329,8 @@ def _deadline_passed(world: World, job: Job, event: DeadlinePassed) -> list[Effe
 def _cancel(world: World, job: Job, event: Cancel) -> list[Effect]:
     if job.state is State.QUEUED:
         world.dequeue(job)
-        job = replace(job, message="cancelled before it started")
+        message = "cancelled before its next try" if job.attempts else "cancelled before it started"
+        job = replace(job, backoff_seconds=0.0, message=message)
         return _finish(world, job, State.CANCELLED, event.now_us)
     world.put(replace(job, cancel=True))
     attempt = job.current
@@ -310,8 +358,7 @@ def _lost(world: World, job: Job, event: Lost) -> list[Effect]:
 
 def _lose(world: World, job: Job, facts: ExitFacts | None, interruptions_max: int, now_us: int) -> list[Effect]:
     """Back to the queue, uncharged; unless that happened too often in a row, or a user wanted it ended anyway."""
-    if job.id in world.holding:
-        world.release(job.id)
+    world.release(job.id)
     job = _with_attempt(job, facts=facts, cause=Cause.LOST)
     job = replace(job, interruptions=job.interruptions + 1)
     if job.cancel:
@@ -342,8 +389,9 @@ def _conclude(world: World, job: Job, verdict: Verdict, now: float, now_us: int)
     charged = sum(a.cause is not Cause.LOST for a in job.attempts)
     if verdict.cause not in retry.on or charged > retry.max:
         return _finish(world, job, State.FAILED, now_us, verdict)
-    rest = min(retry.delay_seconds * 2 ** (charged - 1), BACKOFF_MAX_SECONDS)
-    job = replace(job, state=State.QUEUED, backoff_seconds=rest)
+    rest = min(retry.delay_seconds * 2 ** min(charged - 1, DOUBLINGS_MAX), BACKOFF_MAX_SECONDS)
+    # Why that try failed stays with the attempt: a job that waits has not failed.
+    job = replace(job, state=State.QUEUED, backoff_seconds=rest, cause=None, code=None, message=None)
     world.put(job)
     if rest > 0:
         world.wait_until(job, now + rest)
@@ -388,14 +436,12 @@ def _skip(world: World, job: Job, other: str, now_us: int) -> list[Effect]:
 
 
 def _finish(world: World, job: Job, state: State, now_us: int, verdict: Verdict | None = None) -> list[Effect]:
-    """Make the job terminal with its manifest, tell those that wait for it, and publish it."""
+    """Make the job terminal with its manifest, publish it once nothing of it runs, and tell those that wait for it."""
     job = replace(job, state=state, finished_us=now_us)
     job = replace(job, manifest=manifest.build(job, verdict))
     world.put(job)
-    effects: list[Effect] = [] if job.id in world.holding else [Publish(job.id)]
-    for waiting in sorted(world.dependents.get(job.id, ())):
-        effects += apply(world, Settled(waiting, job.id, state is State.SUCCEEDED, now_us))
-    return effects
+    ended = Ended(job.id, state is State.SUCCEEDED, now_us)
+    return [ended] if job.id in world.holding else [Publish(job.id), ended]
 
 
 def _with_attempt(job: Job, **changes: Any) -> Job:
@@ -443,7 +489,7 @@ def restore(
             return [Publish(job.id)]
         world.hold(job.id)
     elif unmet:
-        world.wait_for(job, set(unmet))
+        world.wait_for(job, unmet)
     elif job.backoff_seconds > 0:
         world.wait_until(job, now + job.backoff_seconds)
     else:

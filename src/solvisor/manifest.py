@@ -166,4 +166,4 @@ def _attempt(attempt: Attempt) -> AttemptFacts:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of the manifest."""
-    return msgspec.json.schema(Manifest)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(Manifest)}

@@ -1,10 +1,11 @@
 """Who starts next, and why everybody else waits.
 
-Rules: pure functions over the world, the limits and ``now``. Order is priority, then first come. A job that waits for
-cores or memory is overtaken by nobody in that: wide jobs never starve. A job that waits for a license or for its
-solver's own limit lets others pass. ``plan`` looks only at the head of each queue (one queue per distinct demand), so a
-pass costs what changed and not how many wait. ``explain`` uses the same admission function: what it says is what holds.
-Whether a transition is legal is the machine's business, not ours.
+Rules: pure functions over the world, the limits and ``now`` (``due`` alone takes something out of the world: the heap
+entries whose time has come). Order is priority, then first come. A job that waits for nothing but cores or memory is
+overtaken by nobody: wide jobs never starve. A job that also waits for a license or for its solver's own limit, or that
+asks for more than there is, lets others pass, for free cores would not help it. ``plan`` looks only at the head of each
+queue (one queue per distinct demand), so a pass costs what changed and not how many wait. ``explain`` uses the same
+admission function: what it says is what holds. Whether a transition is legal is the machine's business, not ours.
 """
 
 from __future__ import annotations
@@ -34,10 +35,15 @@ class Refusal(Struct, frozen=True):
 
 
 class Plan(Struct, frozen=True):
-    """The ids to start now, in order, and when (monotonic seconds) time alone will change something."""
+    """What to do now.
+
+    ``starts`` are the ids to start, in order. ``wake_at`` is when (monotonic seconds) time alone may change something.
+    ``blocker`` is the job that waits only for cores or memory and that therefore nobody may overtake.
+    """
 
     starts: tuple[str, ...]
     wake_at: float | None
+    blocker: str | None = None
 
 
 class Finding(Struct, frozen=True):
@@ -48,13 +54,8 @@ class Finding(Struct, frozen=True):
     text: str
 
 
-def admit(demand: Demand, used: Used, limits: Limits) -> Refusal | None:
-    """The first thing that keeps ``demand`` from starting beside what is ``used``, or ``None`` if it fits."""
-    refusals = _refusals(demand, used, limits)
-    return refusals[0] if refusals else None
-
-
-def _refusals(demand: Demand, used: Used, limits: Limits) -> list[Refusal]:
+def admit(demand: Demand, used: Used, limits: Limits) -> list[Refusal]:
+    """Everything that keeps ``demand`` from starting beside what is ``used``; empty if it fits."""
     if demand.solver not in limits.solver_jobs:
         return [Refusal(Reason.SOLVER, demand.solver, 1, 0, 0)]
     wants = [
@@ -92,33 +93,37 @@ def due(world: World, now: float) -> list[Event]:
 def plan(world: World, limits: Limits) -> Plan:
     """Decide who starts now. Only the heads of the queues are looked at, plus one place for each start."""
     starts: list[str] = []
+    blocker = None
+    used = world.used.copy()
+    heads: list[tuple[Place, int, Demand]] = []
     if not world.draining:
-        used = world.used.copy()
-        heads: list[tuple[Place, int, Demand]] = [(queue[0], 0, demand) for demand, queue in world.ready.items()]
-        heads.sort()
-        while heads:
-            place, index, demand = heapq.heappop(heads)
-            refusal = admit(demand, used, limits)
-            if refusal is None:
-                starts.append(place[2])
-                used.add(demand)
-                queue = world.ready[demand]
-                if index + 1 < len(queue):
-                    heapq.heappush(heads, (queue[index + 1], index + 1, demand))
-            elif refusal.reason is Reason.JOBS or _blocks_others(refusal):
-                break
+        heads = sorted((queue[0], 0, demand) for demand, queue in world.ready.items())
+    while heads:
+        place, index, demand = heapq.heappop(heads)
+        refusals = admit(demand, used, limits)
+        reasons = {r.reason for r in refusals}
+        if not refusals:
+            starts.append(place[2])
+            used.add(demand)
+            queue = world.ready[demand]
+            if index + 1 < len(queue):
+                heapq.heappush(heads, (queue[index + 1], index + 1, demand))
+        elif Reason.JOBS in reasons:
+            break  # nobody else would fit either
+        elif reasons <= {Reason.CPUS, Reason.MEMORY} and not any(r.hopeless for r in refusals):
+            blocker = place[2]
+            break
     waits = [heap[0][0] for heap in (world.deadlines, world.backoff) if heap]
-    return Plan(tuple(starts), min(waits, default=None))
-
-
-def _blocks_others(refusal: Refusal) -> bool:
-    return refusal.reason in {Reason.CPUS, Reason.MEMORY} and not refusal.hopeless
+    return Plan(tuple(starts), min(waits, default=None), blocker)
 
 
 def explain(world: World, limits: Limits, job_id: str, now: float) -> list[Finding]:
-    """Why a queued job is not running: every reason with its numbers, those that hold it back first."""
+    """Why a queued job is not running: every reason with its numbers, those that hold it back first.
+
+    Where nothing holds it back, ``plan`` starts it. Raises ``KeyError`` for a job that is not live and ``ValueError``
+    for one that is not queued.
+    """
     job = world.jobs[job_id]
-    demand = world.demands[job_id]
     if job.state is not State.QUEUED:
         raise ValueError(f"{job_id} is {job.state}, not queued")
     findings: list[Finding] = []
@@ -129,18 +134,40 @@ def explain(world: World, limits: Limits, job_id: str, now: float) -> list[Findi
     if job.backoff_seconds > 0:
         rest = min((at - now for at, _, other in world.backoff if other == job_id), default=job.backoff_seconds)
         findings.append(Finding(Reason.BACKOFF, True, f"rests {max(0.0, rest):.1f} s more before the next try"))
-    refusals = {(r.reason, r.what): r for r in _refusals(demand, world.used, limits)}
-    findings += [Finding(r.reason, True, _in_words(r)) for r in refusals.values()]
-    ahead = sum(queue.rank(world.place(job)) for queue in world.ready.values())
+    refusals = admit(world.demands[job_id], world.used, limits)
+    findings += [Finding(r.reason, True, _in_words(r, limits)) for r in refusals]
+    place = world.place(job)
+    ahead = sum(queue.rank(place) for queue in world.ready.values())
     total = sum(len(queue) for queue in world.ready.values())
-    if ahead and not findings:
-        findings.append(Finding(Reason.ORDER, True, f"{ahead} of {total} waiting jobs come first"))
-    else:
-        findings.append(Finding(Reason.ORDER, False, f"{ahead} of {total} waiting jobs come first"))
-    return findings
+    text = f"{ahead} of {total} jobs that wait for room come first"
+    decided = plan(world, limits)
+    blocked = decided.blocker is not None and world.place(world.jobs[decided.blocker]) < place
+    if blocked:
+        text += f"; {decided.blocker} is the next to get cores or memory, and nobody overtakes it"
+    crowded_out = not findings and job_id not in decided.starts
+    findings.append(Finding(Reason.ORDER, blocked or crowded_out, text))
+    return sorted(findings, key=lambda finding: not finding.holds)
 
 
-def _in_words(refusal: Refusal) -> str:
-    if refusal.reason is Reason.SOLVER and refusal.total == 0:
-        return f"solver {refusal.what} is not in the configuration"
-    return f"{refusal.what}: needs {refusal.need}, {refusal.used} of {refusal.total} in use"
+def _in_words(refusal: Refusal, limits: Limits) -> str:
+    what, need, used, total = refusal.what, refusal.need, refusal.used, refusal.total
+    match refusal.reason:
+        case Reason.JOBS:
+            text = f"{used} of at most {total} jobs are running"
+        case Reason.MEMORY:
+            text = f"needs {_gib(need)} of memory; {_gib(used)} of {_gib(total)} are taken"
+        case Reason.LICENSE:
+            text = f"needs {need} of license {what}; {used} of {total} are taken"
+        case Reason.SOLVER if what not in limits.solver_jobs:
+            return f"solver {what} is not in the configuration: add [solver.{what}], or cancel the job"
+        case Reason.SOLVER:
+            text = f"{used} of at most {total} jobs of {what} are running"
+        case _:
+            text = f"needs {need} {what}; {used} of {total} are taken"
+    return (
+        f"{text}; it can never start so: raise the limit, or cancel it and ask for less" if refusal.hopeless else text
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.2f} GiB"

@@ -1,7 +1,8 @@
 """The state of the world: every live job, and the indexes that keep a pass cheap.
 
-Rules: only ``machine`` changes it, and only the engine task holds it. ``jobs`` is the truth; everything else is an
-index that could be rebuilt from it, and ``sanity_check`` does so. A job leaves when its manifest is published.
+Rules: only ``machine`` changes jobs and indexes (``scheduler.due`` takes what is due out of the heaps; ``draining`` is
+the engine's to set), and only the engine task holds it. ``jobs`` is the truth; everything else is an index that follows
+from it, and ``sanity_check`` compares the two. A job leaves when its manifest is published.
 Instants are monotonic seconds. It must not know the store, the configuration, or any clock.
 """
 
@@ -10,10 +11,11 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
-from .model import TERMINAL, Demand, Job, State
+from .model import TERMINAL, Cause, Demand, Job, State
 
 Place = tuple[int, int, str]
 """Where a job stands in the order: (-priority, seq, id). The smallest goes first."""
@@ -79,10 +81,10 @@ class Used:
 class World:
     """All live jobs with their indexes.
 
-    ``ready`` holds, by demand, the jobs that only wait for room; ``backoff`` and ``deadlines`` are heaps of
-    ``(due, token or id, id)`` whose stale entries are skipped when they surface; ``unmet`` names the jobs a queued job
-    still waits for and ``dependents`` is its inverse; ``holding`` are the jobs whose demand is occupied; ``changed``
-    and ``published`` collect the ids that the next commit must record, in order.
+    ``ready`` holds, by demand, the jobs that only wait for room; ``backoff`` is a heap of ``(due, seq, id)`` and
+    ``deadlines`` one of ``(due, token, id)``, both with stale entries that are skipped when they surface; ``unmet``
+    names the jobs a queued job still waits for and ``dependents`` is its inverse; ``holding`` are the jobs whose demand
+    is occupied; ``changed`` and ``published`` collect the ids that the next commit must record, in order.
     """
 
     def __init__(self, next_seq: int = 1) -> None:
@@ -131,11 +133,16 @@ class World:
         rank = queue.rank(place := self.place(job))
         return rank < len(queue) and queue[rank] == place
 
+    def is_open(self, job_id: str) -> bool:
+        """Whether the job is here and not yet terminal: another may wait for it."""
+        job = self.jobs.get(job_id)
+        return job is not None and job.state not in TERMINAL
+
     def wait_until(self, job: Job, due: float) -> None:
         """Let a queued job rest until ``due``."""
         heapq.heappush(self.backoff, (due, job.seq, job.id))
 
-    def wait_for(self, job: Job, others: set[str]) -> None:
+    def wait_for(self, job: Job, others: Collection[str]) -> None:
         """Let a queued job wait for other jobs."""
         self.unmet[job.id] = set(others)
         for other in others:
@@ -163,7 +170,6 @@ class World:
     def drop(self, job_id: str) -> None:
         """Forget a published job; what is left is to record that it is."""
         del self.jobs[job_id], self.demands[job_id]
-        self.changed.pop(job_id, None)
         self.published.append(job_id)
 
     def take_changed(self) -> tuple[list[Job], list[str]]:
@@ -175,31 +181,49 @@ class World:
 
     def sanity_check(self) -> None:
         """Walk every invariant; ``AssertionError`` names the first that is broken. For tests."""
+        assert self.demands.keys() == self.jobs.keys(), "a job without a demand, or a demand without a job"
+        for name, ids in (("holding", self.holding), ("unmet", self.unmet), ("changed", self.changed)):
+            assert self.jobs.keys() >= set(ids), f"{name} knows unknown jobs: {set(ids) - self.jobs.keys()}"
         used = Used()
         for job_id in self.holding:
             used.add(self.demands[job_id])
         assert used == self.used, f"usage drifted: {self.used} is not {used}"
-        resting = {entry[2] for entry in self.backoff}
-        places = {place for queue in self.ready.values() for place in queue}
-        for queue in self.ready.values():
-            assert list(queue) == sorted(queue), "a queue is out of order"
-            assert len(queue), "an empty queue was kept"
+        for demand, queue in self.ready.items():
+            assert len(queue), f"an empty queue was kept for {demand}"
+            assert all(a < b for a, b in pairwise(queue)), f"the queue of {demand} is out of order or holds a job twice"
+        queued = sum(map(len, self.ready.values()))
+        assert queued == sum(map(self.is_ready, self.jobs.values())), "a job stands in the queue of another demand"
+        inverse: dict[str, set[str]] = {}
+        for job_id, others in self.unmet.items():
+            assert others, f"{job_id} waits for nobody"
+            for other in others:
+                assert self.is_open(other), f"{job_id} waits for {other}, which is over or unknown"
+                inverse.setdefault(other, set()).add(job_id)
+        assert inverse == self.dependents, f"dependents drifted: {self.dependents} is not {inverse}"
+        resting = Counter(entry[2] for entry in self.backoff)
         for job in self.jobs.values():
-            waits = [self.is_ready(job), job.id in self.unmet, job.id in resting and job.backoff_seconds > 0]
-            if job.state is State.QUEUED:
-                assert waits.count(True) == 1, f"{job.id} waits in {waits.count(True)} places"
-            else:
-                assert not waits[0], f"{job.id} is {job.state} and still in the queue"
-                assert not waits[1], f"{job.id} is {job.state} and still waits for jobs"
-            places.discard(self.place(job))
-            running = job.state is State.RUNNING or (job.state is State.FAILED and job.id in self.holding)
-            assert running == (job.id in self.holding), f"{job.id} is {job.state}, holding is wrong"
-            assert (job.state in TERMINAL) == (job.finished_us is not None), f"{job.id}: finished?"
-            assert (job.manifest is not None) == (job.state in TERMINAL), f"{job.id}: manifest?"
-            tokens = [a.token for a in job.attempts]
-            assert len(set(tokens)) == len(tokens), f"{job.id}: a token came twice"
-            assert [a.n for a in job.attempts] == list(range(1, len(tokens) + 1)), f"{job.id}: n"
-        assert not places, f"the queue holds unknown jobs: {places}"
-        for other, waiting in self.dependents.items():
-            for job_id in waiting:
-                assert other in self.unmet[job_id], f"{job_id} does not wait for {other}"
+            self._check_job(job, resting[job.id])
+
+    def _check_job(self, job: Job, rests: int) -> None:
+        who = f"{job.id} ({job.state})"
+        terminal = job.state in TERMINAL
+        assert job.seq < self.next_seq, f"{who} has a seq not yet given out"
+        waits = [self.is_ready(job), job.id in self.unmet, job.backoff_seconds > 0]
+        assert sum(waits) == (job.state is State.QUEUED), f"{who} waits in {sum(waits)} places"
+        if job.backoff_seconds > 0:
+            assert rests == 1, f"{who} rests and has {rests} instants at which that ends"
+        unkillable = job.state is State.FAILED and job.cause is Cause.UNKILLABLE
+        if job.id in self.holding:
+            assert job.state is State.RUNNING or unkillable, f"{who} occupies room"
+        else:
+            assert job.state is not State.RUNNING, f"{who} occupies no room"
+        assert terminal == (job.finished_us is not None), f"{who}: finished?"
+        assert terminal == (job.manifest is not None), f"{who}: manifest?"
+        assert [a.n for a in job.attempts] == list(range(1, len(job.attempts) + 1)), f"{who}: attempts are misnumbered"
+        assert len({a.token for a in job.attempts}) == len(job.attempts), f"{who}: a token came twice"
+        for attempt in job.attempts[:-1]:
+            assert attempt.cause is not None, f"{who}: attempt {attempt.n} is neither current nor over"
+        if job.state is State.RUNNING:
+            assert job.current.facts is None, f"{who} has exit facts"
+        if job.state is State.COLLECTING:
+            assert job.current.facts is not None, f"{who} has no exit facts"

@@ -1,0 +1,703 @@
+"""The state table, pair by pair, and what each transition writes into the job.
+
+``EXAMPLES`` says, for one job in every situation, what each event makes of it. What is not named there must be refused
+and leave the world exactly as it was.
+"""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from builders import (
+    BAD,
+    NOON_US,
+    Story,
+    make_demand,
+    make_facts,
+    make_intake,
+    make_settings,
+    snapshot,
+)
+from solvisor import machine
+from solvisor.errors import IllegalEvent
+from solvisor.machine import (
+    HANDLERS,
+    TABLE,
+    Accept,
+    BackoffOver,
+    Cancel,
+    Collect,
+    DeadlinePassed,
+    Discarded,
+    Dispatch,
+    Event,
+    Exited,
+    Fenced,
+    Gone,
+    Judged,
+    Lost,
+    Publish,
+    Published,
+    Settled,
+    Spawned,
+    SpawnFailed,
+    Start,
+    Stop,
+)
+from solvisor.model import TERMINAL, Cause, Job, Retry, State, Verdict
+from solvisor.world import Queue, World
+
+RETRYING = make_settings(Retry(max=1, on=(Cause.EXIT, Cause.SPAWN, Cause.TIMEOUT), delay_seconds=10.0))
+AT_ONCE = make_settings(Retry(max=1, on=(Cause.EXIT,), delay_seconds=0.0))
+TIMED = make_settings(timeout_seconds=60.0)
+
+
+# --- situations: every state, and within `queued`, `running` and `failed` everything that matters --------------------
+
+
+def unknown(story: Story) -> None:
+    pass
+
+
+def ready(story: Story) -> None:
+    story.accept("job")
+
+
+def waiting(story: Story) -> None:
+    story.accept("other")
+    story.accept("job", after=["other"])
+
+
+def resting(story: Story) -> None:
+    story.accept("job")
+    story.run("job", BAD, RETRYING)
+
+
+def staging(story: Story) -> None:
+    story.accept("job")
+    story.dispatch("job")
+
+
+def staging_with_retry(story: Story) -> None:
+    story.accept("job")
+    story.dispatch("job", RETRYING)
+
+
+def staging_cancelled(story: Story) -> None:
+    staging(story)
+    story.cancel("job")
+
+
+def up(story: Story) -> None:
+    story.accept("job")
+    story.start("job", TIMED)
+
+
+def timed_out(story: Story) -> None:
+    up(story)
+    story.deadline_passed("job")
+
+
+def up_cancelled(story: Story) -> None:
+    up(story)
+    story.cancel("job")
+
+
+def collecting(story: Story) -> None:
+    up(story)
+    story.exited("job")
+
+
+def collecting_with_retry(story: Story) -> None:
+    story.accept("job")
+    story.start("job", RETRYING)
+    story.exited("job")
+
+
+def collecting_cancelled(story: Story) -> None:
+    up_cancelled(story)
+    story.exited("job", make_facts(stopped=True))
+
+
+def succeeded(story: Story) -> None:
+    story.accept("job")
+    story.run("job")
+
+
+def failed(story: Story) -> None:
+    story.accept("job")
+    story.run("job", BAD)
+
+
+def unkillable(story: Story) -> None:
+    up(story)
+    story.exited("job", make_facts(unkillable=True))
+
+
+def cancelled(story: Story) -> None:
+    story.accept("job")
+    story.cancel("job")
+
+
+def rejected(story: Story) -> None:
+    intake = make_intake("job", ("solver", "fits ccx and abaqus"))
+    machine.apply(story.world, Accept("job", intake, make_demand(), frozenset(), None, NOON_US))
+
+
+def skipped(story: Story) -> None:
+    story.accept("job", broken="other")
+
+
+Situation = Callable[[Story], None]
+
+SITUATIONS: list[Situation] = [
+    unknown,
+    ready,
+    waiting,
+    resting,
+    staging,
+    staging_with_retry,
+    staging_cancelled,
+    up,
+    timed_out,
+    up_cancelled,
+    collecting,
+    collecting_with_retry,
+    collecting_cancelled,
+    succeeded,
+    failed,
+    unkillable,
+    cancelled,
+    rejected,
+    skipped,
+]
+
+
+# --- one example of every event, for the job named `job`; `token` is that of its current attempt --------------------
+
+EVENTS: dict[str, Callable[[str], Event]] = {
+    "accept": lambda token: Accept("job", make_intake("job"), make_demand(), frozenset(), None, NOON_US),
+    "accept, refused": lambda token: Accept(
+        "job", make_intake("job", ("solver", "fits nothing")), make_demand(), frozenset(), None, NOON_US
+    ),
+    "accept, broken": lambda token: Accept("job", make_intake("job"), make_demand(), frozenset(), "dead", NOON_US),
+    "accept, after unknown": lambda token: Accept(
+        "job", make_intake("job"), make_demand(), frozenset({"nobody"}), None, NOON_US
+    ),
+    "dispatch": lambda token: Dispatch("job", "job#new", "ws1", TIMED, NOON_US),
+    "spawned": lambda token: Spawned("job", token, ("ccx",), 77, 1, "boot", 5.0),
+    "spawn failed": lambda token: SpawnFailed("job", token, "no_program", "ccx is not there", 5.0, NOON_US),
+    "deadline passed": lambda token: DeadlinePassed("job", token),
+    "exited": lambda token: Exited("job", token, make_facts(), 3, NOON_US),
+    "exited, stopped": lambda token: Exited("job", token, make_facts(stopped=True), 3, NOON_US),
+    "exited, stopped too often": lambda token: Exited("job", token, make_facts(stopped=True), 1, NOON_US),
+    "exited, unkillable": lambda token: Exited("job", token, make_facts(unkillable=True), 3, NOON_US),
+    "judged good": lambda token: Judged("job", token, Verdict(None), 5.0, NOON_US),
+    "judged bad": lambda token: Judged("job", token, BAD, 5.0, NOON_US),
+    "lost": lambda token: Lost("job", token, 3, NOON_US),
+    "lost too often": lambda token: Lost("job", token, 1, NOON_US),
+    "gone": lambda token: Gone("job", token),
+    "backoff over": lambda token: BackoffOver("job"),
+    "cancel": lambda token: Cancel("job", NOON_US),
+    "other succeeded": lambda token: Settled("job", "other", True, NOON_US),
+    "other failed": lambda token: Settled("job", "other", False, NOON_US),
+    "published": lambda token: Published("job"),
+}
+
+Q, R, C = State.QUEUED, State.RUNNING, State.COLLECTING
+S, F, X, J, K = State.SUCCEEDED, State.FAILED, State.CANCELLED, State.REJECTED, State.SKIPPED
+GONE = None
+
+_LOSSES = {"lost": Q, "lost too often": F}
+_LOSSES_CANCELLED = {"lost": X, "lost too often": X}
+_EXITS = {"exited": C, "exited, stopped": Q, "exited, stopped too often": F, "exited, unkillable": F}
+_EXITS_ASKED_FOR = {"exited": C, "exited, stopped": C, "exited, stopped too often": C, "exited, unkillable": F}
+
+EXAMPLES: dict[Situation, dict[str, State | None]] = {
+    unknown: {"accept": Q, "accept, refused": J, "accept, broken": K},
+    ready: {"dispatch": R, "cancel": X},
+    waiting: {"other succeeded": Q, "other failed": K, "cancel": X},
+    resting: {"backoff over": Q, "cancel": X},
+    staging: {"spawned": R, "spawn failed": F, "deadline passed": R, "cancel": R, **_EXITS, **_LOSSES},
+    staging_with_retry: {"spawned": R, "spawn failed": Q, "deadline passed": R, "cancel": R, **_EXITS, **_LOSSES},
+    staging_cancelled: {
+        "spawned": R,
+        "spawn failed": X,
+        "deadline passed": R,
+        "cancel": R,
+        **_EXITS_ASKED_FOR,
+        **_LOSSES_CANCELLED,
+    },
+    up: {"deadline passed": R, "cancel": R, **_EXITS, **_LOSSES},
+    timed_out: {"deadline passed": R, "cancel": R, **_EXITS_ASKED_FOR, **_LOSSES},
+    up_cancelled: {"deadline passed": R, "cancel": R, **_EXITS_ASKED_FOR, **_LOSSES_CANCELLED},
+    collecting: {"judged good": S, "judged bad": F, "cancel": C},
+    collecting_with_retry: {"judged good": S, "judged bad": Q, "cancel": C},
+    collecting_cancelled: {"judged good": X, "judged bad": X, "cancel": C},
+    succeeded: {"published": GONE},
+    failed: {"published": GONE},
+    unkillable: {"gone": F},
+    cancelled: {"published": GONE},
+    rejected: {"published": GONE},
+    skipped: {"published": GONE},
+}
+
+
+def in_situation(situation: Situation) -> Story:
+    """A world with the job ``job`` in it, all recorded so far."""
+    story = Story()
+    situation(story)
+    story.world.sanity_check()
+    story.world.take_changed()
+    return story
+
+
+def current_token(world: World) -> str:
+    job = world.jobs.get("job")
+    return job.attempt.token if job and job.attempt else "none yet"
+
+
+def state_of(world: World) -> State | None:
+    return world.jobs["job"].state if "job" in world.jobs else None
+
+
+def name_of(value: object) -> str:
+    return getattr(value, "__name__", str(value))
+
+
+@pytest.mark.parametrize("event_name", EVENTS)
+@pytest.mark.parametrize("situation", SITUATIONS, ids=name_of)
+def test_every_event_in_every_situation(situation: Situation, event_name: str) -> None:
+    world = in_situation(situation).world
+    event = EVENTS[event_name](current_token(world))
+    before = snapshot(world)
+
+    if event_name in EXAMPLES[situation]:
+        state = state_of(world)
+        machine.apply(world, event)
+        world.sanity_check()
+        assert state_of(world) == EXAMPLES[situation][event_name]
+        assert state_of(world) in TABLE[state, type(event)]
+    elif isinstance(event, Fenced) and current_token(world) == "none yet":
+        assert machine.apply(world, event) == [Discarded("job", type(event).__name__, event.token)]
+        assert snapshot(world) == before
+    else:
+        with pytest.raises(IllegalEvent, match=rf"{type(event).__name__} cannot happen to job"):
+            machine.apply(world, event)
+        assert snapshot(world) == before
+
+
+def test_the_examples_reach_everything_that_the_table_allows() -> None:
+    reached: dict[tuple[State | None, type[Event]], set[State | None]] = {}
+    for situation, row in EXAMPLES.items():
+        state = state_of(in_situation(situation).world)
+        for event_name, after in row.items():
+            reached.setdefault((state, type(EVENTS[event_name](""))), set()).add(after)
+    assert reached == {pair: set(states) for pair, states in TABLE.items()}
+
+
+def test_every_event_has_a_handler_and_a_row() -> None:
+    events = {type(make("")) for make in EVENTS.values()}
+    assert set(HANDLERS) == events == {event for _, event in TABLE}
+
+
+def test_terminal_states_have_no_exit_but_publication() -> None:
+    exits = {(event, after) for (state, event), states in TABLE.items() if state in TERMINAL for after in states}
+    assert exits == {(Published, None), (Gone, F)}
+
+
+FENCED = [name for name, make in EVENTS.items() if isinstance(make(""), Fenced)]
+
+
+@pytest.mark.parametrize("event_name", FENCED)
+@pytest.mark.parametrize("situation", SITUATIONS, ids=name_of)
+def test_a_superseded_attempt_changes_nothing(situation: Situation, event_name: str) -> None:
+    world = in_situation(situation).world
+    before = snapshot(world)
+    event = EVENTS[event_name]("job#0")
+    assert machine.apply(world, event) == [Discarded("job", type(event).__name__, "job#0")]
+    assert snapshot(world) == before
+
+
+def test_the_result_of_an_earlier_attempt_is_discarded_while_the_next_runs() -> None:
+    story = in_situation(up)
+    story.lost("job")
+    story.start("job")
+    before = snapshot(story.world)
+    late = Exited("job", "job#1", make_facts(), 3, NOON_US)
+    assert machine.apply(story.world, late) == [Discarded("job", "Exited", "job#1")]
+    assert snapshot(story.world) == before
+
+
+# --- effects --------------------------------------------------------------------------------------------------------
+
+
+def test_the_effects_of_a_plain_success() -> None:
+    story = Story()
+    assert story.accept("job") == []
+    assert story.dispatch("job") == [Start("job", "job#1")]
+    assert story.spawned("job") == []
+    assert story.exited("job") == [Collect("job", "job#1")]
+    assert story.judged("job") == [Publish("job")]
+    assert story.published("job") == []
+    assert story.world.jobs == {}
+
+
+def test_a_cancelled_process_is_stopped_as_soon_as_there_is_one() -> None:
+    staged = in_situation(staging)
+    assert staged.cancel("job") == []
+    assert staged.spawned("job") == [Stop("job", "job#1")]
+    assert in_situation(up).cancel("job") == [Stop("job", "job#1")]
+    assert in_situation(collecting).cancel("job") == []
+
+
+def test_a_deadline_stops_the_process() -> None:
+    assert in_situation(up).deadline_passed("job") == [Stop("job", "job#1")]
+
+
+# --- room -----------------------------------------------------------------------------------------------------------
+
+
+def test_room_is_taken_from_dispatch_until_the_tree_is_proven_empty() -> None:
+    story = Story()
+    story.accept("job", make_demand(cpus=2, licenses=(("orcaflex", 1),)))
+    assert story.world.used.jobs == 0
+    story.dispatch("job")
+    assert (story.world.used.jobs, story.world.used.cpus, story.world.used.licenses["orcaflex"]) == (1, 2, 1)
+    story.spawned("job")
+    story.exited("job")
+    assert (story.world.used.jobs, story.world.used.cpus, story.world.used.licenses["orcaflex"]) == (0, 0, 0)
+
+
+def test_what_would_not_die_keeps_its_room_and_its_folder_until_it_is_gone() -> None:
+    story = in_situation(up)
+    assert story.exited("job", make_facts(unkillable=True)) == []
+    assert (story.job("job").state, story.job("job").cause) == (F, Cause.UNKILLABLE)
+    assert story.world.used.jobs == 1
+    assert story.gone("job") == [Publish("job")]
+    assert story.world.used.jobs == 0
+
+
+def test_a_manifest_is_announced_only_after_it_was_recorded() -> None:
+    story = Story()
+    story.accept("job")
+    story.cancel("job")
+    with pytest.raises(IllegalEvent, match="not recorded"):
+        machine.apply(story.world, Published("job"))
+    assert [job.state for job in story.world.take_changed()[0]] == [X]
+    machine.apply(story.world, Published("job"))
+    assert story.world.take_changed() == ([], ["job"])
+
+
+# --- retries, backoff, interruptions --------------------------------------------------------------------------------
+
+
+def test_a_retry_rests_twice_as_long_each_time_and_then_no_longer_than_the_longest_rest() -> None:
+    story = Story()
+    story.accept("job")
+    rests = []
+    for _ in range(8):
+        story.run("job", BAD, make_settings(Retry(max=9, on=(Cause.EXIT,), delay_seconds=5.0)))
+        rests.append(story.job("job").backoff_seconds)
+        story.backoff_over("job")
+    assert rests == [5, 10, 20, 40, 80, 160, 300, 300]
+
+
+def test_thousands_of_retries_overflow_nothing() -> None:
+    story = Story()
+    story.accept("job")
+    for _ in range(1100):
+        story.run("job", BAD, make_settings(Retry(max=5000, on=(Cause.EXIT,), delay_seconds=0.0)))
+    assert story.job("job").state is Q
+
+
+def test_a_retry_without_delay_waits_only_for_room() -> None:
+    story = Story()
+    story.accept("job")
+    story.run("job", BAD, AT_ONCE)
+    assert story.world.is_ready(story.job("job"))
+
+
+def test_tries_are_counted_and_the_last_verdict_stands() -> None:
+    story = in_situation(resting)
+    job = story.job("job")
+    assert (job.cause, job.code, job.message) == (None, None, None), "a job that waits has not failed"
+    story.backoff_over("job")
+    story.run("job", BAD, RETRYING)
+    job = story.job("job")
+    assert (job.state, job.cause, job.code, job.message) == (F, Cause.EXIT, "exit_3", "the matrix is singular")
+    assert [(a.n, a.token, a.cause, a.code) for a in job.attempts] == [
+        (1, "job#1", Cause.EXIT, "exit_3"),
+        (2, "job#2", Cause.EXIT, "exit_3"),
+    ]
+
+
+def test_a_success_after_a_failed_try_shows_nothing_of_it_but_the_attempt() -> None:
+    story = in_situation(resting)
+    story.backoff_over("job")
+    story.run("job", settings=RETRYING)
+    job = story.job("job")
+    assert (job.state, job.cause, job.code, job.message) == (S, None, None, None)
+    assert [a.cause for a in job.attempts] == [Cause.EXIT, None]
+
+
+def test_a_cause_that_is_not_listed_is_not_tried_again() -> None:
+    story = Story()
+    story.accept("job")
+    story.run("job", Verdict(Cause.SIGNAL), RETRYING)
+    assert story.job("job").state is F
+
+
+def test_interruptions_are_not_charged_and_their_row_ends_with_an_attempt_that_ended_by_itself() -> None:
+    story = Story()
+    story.accept("job")
+    for _ in range(2):
+        story.start("job", AT_ONCE)
+        story.lost("job")
+    assert story.job("job").interruptions == 2
+    story.run("job", BAD, AT_ONCE)
+    assert (story.job("job").state, story.job("job").interruptions) == (Q, 0)
+    for _ in range(2):
+        story.start("job", AT_ONCE)
+        story.exited("job", make_facts(stopped=True))
+    assert story.job("job").state is Q
+    story.run("job", BAD, AT_ONCE)
+    assert story.job("job").state is F
+
+
+def test_a_failed_start_ends_the_row_of_interruptions_too() -> None:
+    story = Story()
+    story.accept("job")
+    story.start("job", RETRYING)
+    story.lost("job")
+    story.dispatch("job", RETRYING)
+    story.spawn_failed("job")
+    assert story.job("job").interruptions == 0
+
+
+def test_interrupted_too_often_in_a_row_is_lost() -> None:
+    story = Story()
+    story.accept("job")
+    for _ in range(3):
+        story.start("job")
+        story.lost("job")
+    job = story.job("job")
+    assert (job.state, job.cause) == (F, Cause.LOST)
+    assert job.message is not None
+    assert "3 times in a row" in job.message
+
+
+def test_a_timeout_is_a_timeout_only_if_we_ended_it() -> None:
+    ended_by_us = in_situation(timed_out)
+    ended_by_us.exited("job", make_facts(stopped=True))
+    assert ended_by_us.job("job").current.cause is Cause.TIMEOUT
+    ended_by_itself = in_situation(timed_out)
+    ended_by_itself.exited("job", make_facts(0))
+    assert ended_by_itself.job("job").current.cause is None
+
+
+# --- cancelling -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("situation", "message"),
+    [
+        (ready, "cancelled before it started"),
+        (waiting, "cancelled before it started"),
+        (resting, "cancelled before its next try"),
+    ],
+    ids=name_of,
+)
+def test_cancelled_in_the_queue(situation: Situation, message: str) -> None:
+    story = in_situation(situation)
+    assert story.cancel("job") == [Publish("job")]
+    job = story.job("job")
+    assert (job.state, job.message, job.cause, job.code, job.backoff_seconds) == (X, message, None, None, 0.0)
+
+
+def test_a_cancelled_job_keeps_what_was_collected() -> None:
+    story = in_situation(collecting_cancelled)
+    story.judged("job", Verdict(Cause.SIGNAL, log_tail="the last words"))
+    manifest = story.job("job").manifest
+    assert story.job("job").state is X
+    assert manifest is not None
+    assert b"the last words" in manifest
+
+
+# --- jobs that wait for jobs ----------------------------------------------------------------------------------------
+
+
+def test_a_job_waits_for_all_the_jobs_it_names() -> None:
+    story = Story()
+    story.accept("a")
+    story.accept("b")
+    story.accept("c", after=["a", "b"])
+    story.run("a")
+    assert story.world.unmet == {"c": {"b"}}
+    story.run("b")
+    assert story.world.is_ready(story.job("c"))
+
+
+def test_when_one_fails_all_that_wait_for_it_are_skipped_each_once() -> None:
+    story = Story()
+    story.accept("a")
+    story.accept("b", after=["a"])
+    story.accept("c", after=["a", "b"])
+    story.accept("d", after=["c", "a"])
+    story.accept("e")
+    assert story.run("a", BAD) == [Publish("a"), Publish("b"), Publish("c"), Publish("d")]
+    assert [story.job(i).state for i in "abcde"] == [F, K, K, K, Q]
+    assert story.job("d").code == "dependency"
+    story.world.sanity_check()
+
+
+def test_a_job_that_would_not_die_takes_its_dependents_with_it_at_once() -> None:
+    story = Story()
+    story.accept("a")
+    story.accept("b", after=["a"])
+    story.start("a")
+    assert story.exited("a", make_facts(unkillable=True)) == [Publish("b")]
+    assert story.job("b").state is K
+
+
+def test_a_chain_may_be_longer_than_the_stack_is_deep() -> None:
+    story = Story()
+    story.accept("job-0")
+    for n in range(1, 3000):
+        story.accept(f"job-{n}", after=[f"job-{n - 1}"])
+    assert len(story.cancel("job-0")) == 3000
+    assert {job.state for job in story.world.jobs.values()} == {X, K}
+
+
+# --- the earlier life -----------------------------------------------------------------------------------------------
+
+
+def reborn(story: Story, *, alive: bool = False) -> tuple[Story, list[machine.Effect]]:
+    """The same jobs in the world of the next life."""
+    after = Story(World())
+    effects: list[machine.Effect] = []
+    for job in sorted(story.world.jobs.values(), key=lambda job: job.seq):
+        unmet = frozenset(story.world.unmet.get(job.id, ()))
+        effects += machine.restore(after.world, job, story.world.demands[job.id], unmet, 50.0, alive=alive)
+    after.world.sanity_check()
+    assert after.world.changed == {}, "coming back changes nothing"
+    assert after.world.next_seq == story.world.next_seq
+    return after, effects
+
+
+def resting_again(story: Story, job: Job) -> bool:
+    return story.world.backoff == [(50.0 + job.backoff_seconds, job.seq, job.id)]
+
+
+@pytest.mark.parametrize(
+    ("situation", "effects"),
+    [
+        (ready, []),
+        (waiting, []),
+        (resting, []),
+        (staging, []),
+        (up, []),
+        (collecting, [Collect("job", "job#1")]),
+        (succeeded, [Publish("job")]),
+        (failed, [Publish("job")]),
+        (cancelled, [Publish("job")]),
+        (rejected, [Publish("job")]),
+        (skipped, [Publish("job")]),
+    ],
+    ids=name_of,
+)
+def test_what_follows_from_a_job_of_an_earlier_life(situation: Situation, effects: list[machine.Effect]) -> None:
+    before = in_situation(situation)
+    after, follows = reborn(before)
+    assert follows == effects
+    assert after.job("job") == before.job("job")
+    assert after.world.is_ready(after.job("job")) == (situation is ready)
+    assert ("job" in after.world.unmet) == (situation is waiting)
+    assert resting_again(after, after.job("job")) == (situation is resting)
+    assert ("job" in after.world.holding) == (situation in {staging, up})
+
+
+def test_what_still_would_not_die_keeps_its_room_in_the_next_life() -> None:
+    after, effects = reborn(in_situation(unkillable), alive=True)
+    assert effects == []
+    assert after.world.used.jobs == 1
+    assert after.gone("job") == [Publish("job")]
+
+
+def test_what_died_with_the_machine_is_published_in_the_next_life() -> None:
+    after, effects = reborn(in_situation(unkillable))
+    assert effects == [Publish("job")]
+    assert after.world.used.jobs == 0
+
+
+# --- the queue and its check ----------------------------------------------------------------------------------------
+
+
+def test_what_is_recorded_is_each_changed_job_once_in_the_order_of_change() -> None:
+    story = Story()
+    for job_id in ("b", "a", "c"):
+        story.accept(job_id)
+    story.cancel("b")
+    changed, published = story.world.take_changed()
+    assert [(job.id, job.state) for job in changed] == [("b", X), ("a", Q), ("c", Q)]
+    assert published == []
+    assert story.world.take_changed() == ([], [])
+
+
+def rest_for_ever(world: World) -> None:
+    world.dequeue(world.jobs["job"])
+    world.put(replace(world.jobs["job"], backoff_seconds=1.0))
+
+
+BREAKAGES: dict[str, Callable[[World], object]] = {
+    "usage drifted": lambda world: world.used.add(make_demand()),
+    "a job without a demand": lambda world: world.demands.pop("job"),
+    "holding knows unknown jobs": lambda world: world.holding.add("nobody"),
+    "an empty queue was kept": lambda world: world.ready.update({make_demand("other"): Queue()}),
+    "holds a job twice": lambda world: world.enqueue(world.jobs["job"]),
+    "stands in the queue of another demand": lambda world: world.ready.update(
+        {make_demand("other"): world.ready[make_demand()]}
+    ),
+    "waits in 0 places": lambda world: world.dequeue(world.jobs["job"]),
+    "waits in 2 places": lambda world: world.wait_for(world.jobs["job"], ["other"]),
+    "job waits for nobody": lambda world: world.wait_for(world.jobs["job"], []),
+    "over or unknown": lambda world: world.wait_for(world.jobs["job"], ["stranger"]),
+    "dependents drifted": lambda world: world.dependents.update({"job": {"other"}}),
+    "has 0 instants": rest_for_ever,
+    "occupies room": lambda world: world.hold("job"),
+    "has a seq not yet given out": lambda world: setattr(world, "next_seq", 1),
+    "finished": lambda world: world.put(replace(world.jobs["job"], finished_us=1)),
+    "manifest": lambda world: world.put(replace(world.jobs["job"], manifest=b"{}")),
+}
+
+
+@pytest.mark.parametrize("complaint", BREAKAGES)
+def test_the_sanity_check_notices(complaint: str) -> None:
+    story = in_situation(ready)
+    story.accept("other")
+    story.world.sanity_check()
+    BREAKAGES[complaint](story.world)
+    with pytest.raises(AssertionError, match=complaint):
+        story.world.sanity_check()
+
+
+def test_a_queue_refuses_to_lose_what_it_does_not_hold() -> None:
+    story = in_situation(ready)
+    queue = story.world.ready[make_demand()]
+    with pytest.raises(KeyError):
+        queue.remove((0, 99, "nobody"))
+    assert len(queue) == 1
+
+
+# --- the drawing ----------------------------------------------------------------------------------------------------
+
+
+def test_the_page_in_the_docs_is_drawn_from_this_table() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    page = runpy.run_path(str(docs / "make_states.py"))["page"]()
+    assert (docs / "states.md").read_text(encoding="utf-8") == page, "run: python docs/make_states.py"
