@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,8 @@ class Daemon:
 
     def solver_processes(self) -> list[int]:
         """Pids of all processes on this machine that carry this home's token."""
-        home_id = json.loads((self.home / "state" / "home-id").read_text())["id"]
-        return list(processes_of(home_id))
+        identity = tomllib.loads((self.home / "state" / "home-id").read_text())
+        return list(processes_of(identity["id"]))
 
 
 def processes_of(home_id: str) -> Iterator[int]:

@@ -114,6 +114,7 @@ class Bench:
                 backend=self.backend,
                 files=files,
                 environ={"PATH": "/usr/bin:/bin"},
+                script_environ={},
                 config_dir=self.home.root,
                 post=post,
             ),
@@ -129,7 +130,6 @@ class Bench:
             await ready.wait()
             yield self.engine
             tasks.cancel_scope.cancel()
-        results.close()
 
     def intake(self, name: str = "a.x", refusal: tuple[str, str] | None = None, **wishes: object) -> Intake:
         """A claimed drop: the folder is there, as the spool would have left it."""

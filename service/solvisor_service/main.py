@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -27,9 +27,10 @@ from solvisor.engine import Engine
 from solvisor.errors import SolvisorError
 from solvisor.home import Home, IdMaker
 from solvisor.inbox import Inbox
-from solvisor.intake import adopt
+from solvisor.intake import decide
 from solvisor.process import posix
 from solvisor.runner import Runner
+from solvisor.solvers.command import source_environment
 from solvisor.spool import Claims, NotDurable, Results, ignore_lease_breaks
 from solvisor.store import Store
 
@@ -62,15 +63,16 @@ def serve(home_path: Path, config_path: Path) -> int:
             log.warning("config.warning", text=warning)
         store = Store.open(home.db)
         stack.callback(store.close)
+        scripts = _source_scripts(config)
         ignore_lease_breaks()
         try:
-            anyio.run(partial(_run, config, home, store), backend_options={"use_uvloop": _has_uvloop()})
+            anyio.run(partial(_run, config, home, store, scripts), backend_options={"use_uvloop": _has_uvloop()})
         except BaseExceptionGroup as group:
             return _report(group)
     return 0
 
 
-async def _run(config: Config, home: Home, store: Store) -> None:
+async def _run(config: Config, home: Home, store: Store, scripts: Mapping[str, Mapping[str, str]]) -> None:
     posix.become_subreaper()
     home_id = homes.home_id(home)
     log.info("daemon.starting", home=str(home.root), pid=os.getpid())
@@ -79,7 +81,7 @@ async def _run(config: Config, home: Home, store: Store) -> None:
     files = anyio.CapacityLimiter(FILE_THREADS)
     claims, results = Claims(home), Results(home)
     live = store.live_jobs()
-    adopted = [adopt(config, taken) for taken in claims.unfinished_claims({job.id for job in live})]
+    adopted = [decide(config, limits, home, taken) for taken in claims.unfinished_claims({job.id for job in live})]
     async with LocalBackend() as backend, anyio.create_task_group() as tasks:
         engine = Engine(
             config=config,
@@ -96,20 +98,27 @@ async def _run(config: Config, home: Home, store: Store) -> None:
                 backend=backend,
                 files=files,
                 environ=dict(os.environ),
+                script_environ=scripts,
                 config_dir=config.path.parent,
                 post=post,
             ),
         )
-        inbox = Inbox(config, home, claims, IdMaker(store.last_id()))
+        originals = [original for job in live for original in job.spec.originals]
+        inbox = Inbox(home, lambda: config, lambda: limits, claims, IdMaker(store.last_id()), originals)
         tasks.start_soon(_obey_signals, engine)
         tasks.start_soon(_feed_watchdog)
         await engine.run(
             adopted=adopted, alive=alive, intake=partial(inbox.run, engine.accept), ready=partial(_ready, home, config)
         )
         tasks.cancel_scope.cancel()
-    claims.close()
-    results.close()
     log.info("daemon.stopped", home=str(home.root))
+
+
+def _source_scripts(config: Config) -> dict[str, dict[str, str]]:
+    """What each solver's ``env_script`` makes of our environment, by the solver's name."""
+    here = config.path.parent
+    named = {name: solver.env_script for name, solver in config.solver.items() if solver.env_script is not None}
+    return {name: source_environment(here / script, os.environ) for name, script in named.items()}
 
 
 def _ready(home: Home, config: Config) -> None:

@@ -15,7 +15,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import anyio
 import structlog
@@ -26,7 +26,7 @@ from . import machine, scheduler
 from .config import Config
 from .machine import Accept, Collect, Discarded, Dispatch, Effect, Event, Exited, Lost, Publish, Published, Start, Stop
 from .model import TERMINAL, Demand, ExitFacts, Intake, Job, JobSpec, Limits, State
-from .runner import Runner, now_us, resolve
+from .runner import Runner, now_us
 from .spool import Publication, Results
 from .store import Store, StoreUnavailable
 from .world import World
@@ -36,7 +36,7 @@ T = TypeVar("T")
 RETRY_SECONDS = 1.0
 """The rest before a refused commit or publication is tried again."""
 
-TARGETS = {State.SUCCEEDED: "done", State.REJECTED: "rejected"}
+TARGETS: dict[State, Literal["done", "rejected"]] = {State.SUCCEEDED: "done", State.REJECTED: "rejected"}
 """Where a finished job's folder goes; all others go to ``failed``."""
 
 log = structlog.get_logger()
@@ -99,7 +99,7 @@ class Engine:
         """Start nothing new; give running jobs ``stop_timeout`` to finish."""
         if not self._world.draining:
             self._start_draining()
-            self._tasks.start_soon(self._stop_after, self._config.daemon.stop_timeout_seconds)
+            self._tasks.start_soon(self._stop_after, self._config.daemon.stop_timeout)
 
     def stop_now(self) -> None:
         """Start nothing new and stop what runs; what is interrupted is queued again in the next life."""
@@ -248,9 +248,7 @@ class Engine:
         return self._config.demand(spec) or Demand(spec.solver, 1, 0)
 
     def _dispatch(self, job: Job) -> Dispatch:
-        solver = self._config.solvers[job.spec.solver]
-        settings = resolve(solver, job.spec, self._world.demands[job.id])
-        return Dispatch(job.id, secrets.token_hex(16), self._host, settings, now_us())
+        return Dispatch(job.id, secrets.token_hex(16), self._host, self._config.settings(job.spec), now_us())
 
     async def _record(self, changed: Sequence[Job], published: Sequence[str]) -> None:
         while True:
@@ -266,7 +264,7 @@ class Engine:
         job = self._world.jobs[effect.id] if not isinstance(effect, Discarded) else None
         match effect:
             case Start() if job:
-                solver = self._config.solvers[job.spec.solver]
+                solver = self._config.solver[job.spec.solver]
                 self._tasks.start_soon(self._runner.attempt, job, solver, self._limits.interruptions_max)
             case Stop():
                 self._runner.stop(effect.token)
@@ -309,8 +307,7 @@ class Engine:
             raise AssertionError(f"{job.id} is {job.state} without a manifest")
         level = log.info if job.state is State.SUCCEEDED else log.warning
         level(f"job.{job.state.value}", id=job.id, solver=job.spec.solver, cause=job.cause, message=job.message)
-        target = TARGETS.get(job.state, "failed")
-        self._publications.append(Publication(job.id, target, manifest))
+        self._publications.append(Publication(job.id, TARGETS.get(job.state, "failed"), manifest))
         self._publish.set()
 
     async def _publisher(self) -> None:

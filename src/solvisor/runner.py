@@ -24,7 +24,7 @@ from .home import Home
 from .interfaces import AttemptSpec, Backend, Handle
 from .judge import judge
 from .machine import Event, Exited, Gone, Judged, Lost, Spawned, SpawnFailed
-from .model import Cause, Demand, ExitFacts, FileFact, Job, JobSpec, Settings, Verdict
+from .model import Cause, ExitFacts, FileFact, Job, Verdict
 from .solvers import command
 from .spool import NotDurable, Results
 
@@ -37,7 +37,11 @@ log = structlog.get_logger()
 
 
 class Runner:
-    """Carries attempts out. ``post`` hands an event to the engine; ``files`` bounds the threads that touch the disk."""
+    """Carries attempts out.
+
+    ``post`` hands an event to the engine; ``files`` bounds the threads that touch the disk; ``environ`` is the daemon's
+    environment and ``script_environ`` what each solver's ``env_script`` made of it, by the solver's name.
+    """
 
     def __init__(
         self,
@@ -49,6 +53,7 @@ class Runner:
         backend: Backend,
         files: anyio.CapacityLimiter,
         environ: Mapping[str, str],
+        script_environ: Mapping[str, Mapping[str, str]],
         config_dir: Path,
         post: Callable[[Event], None],
     ) -> None:
@@ -59,6 +64,7 @@ class Runner:
         self._backend = backend
         self._files = files
         self._environ = environ
+        self._script_environ = script_environ
         self._config_dir = config_dir
         self._post = post
         self._handles: dict[str, Handle | None] = {}
@@ -121,9 +127,9 @@ class Runner:
             raise
         except OSError as error:
             raise SpawnError("staging", f"its files could not be staged in {folder}: {error}") from error
-        prepared = command.prepare(
-            solver, job.spec.solver, job.spec, folder, self._environ, self._config_dir, self._script_env(solver)
-        )
+        name = job.spec.solver
+        script_environ = self._script_environ.get(name, {})
+        prepared = command.prepare(solver, name, job.spec, folder, self._environ, self._config_dir, script_environ)
         return AttemptSpec(
             token=f"{self._home_id}/{attempt.token}",
             argv=prepared.argv,
@@ -131,8 +137,8 @@ class Runner:
             env=prepared.env,
             stdout=str(folder / "stdout.log"),
             stderr=str(folder / "stderr.log"),
-            grace_seconds=solver.stop_grace_seconds,
-            log_max_bytes=solver.log_max_bytes,
+            grace_seconds=solver.stop_grace,
+            log_max_bytes=solver.log_max,
         )
 
     def _collect(self, job: Job) -> Verdict:
@@ -163,19 +169,6 @@ def _job_files(job: Job) -> list[str]:
     """Inputs that speak to Solvisor and not to the solver."""
     names = [fact.path.removeprefix("input/") for fact in job.spec.inputs]
     return [name for name in names if name == "job.toml" or (name.endswith(".job.toml") and "/" not in name)]
-
-
-def resolve(solver: SolverConfig, spec: JobSpec, demand: Demand) -> Settings:
-    """What an attempt of ``spec`` started now is run with: the solver's table, and over it what the user asked for."""
-    return Settings(
-        kind=solver.kind,
-        table=msgspec.to_builtins(solver),
-        timeout_seconds=solver.timeout_seconds if spec.timeout_seconds is None else spec.timeout_seconds,
-        cpus=demand.cpus,
-        memory_bytes=demand.memory_bytes,
-        licenses=dict(demand.licenses),
-        retry=spec.retry or solver.retry,
-    )
 
 
 def now_us() -> int:

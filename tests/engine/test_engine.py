@@ -54,7 +54,7 @@ async def test_no_process_before_its_attempt_is_recorded(bench: Bench) -> None:
 
     def look(spec: AttemptSpec) -> None:
         with sqlite3.connect(f"file:{bench.home.db}?mode=ro", uri=True) as other:
-            seen.extend(row[0] for row in other.execute("SELECT token FROM attempt"))
+            seen.extend(row[0] for row in other.execute("SELECT token FROM attempts"))
         assert spec.token.split("/")[1] in seen, "the process would exist before its row"
 
     async with bench.running() as engine:
