@@ -17,6 +17,9 @@ PATH = "/usr/local/bin:/usr/bin:/bin"
 PROGRAMS = Path(__file__).parent / "adapters" / "programs"
 SOURCE = str(Path(solvisor.__file__).parents[1])
 
+# A process that left session, environment, folder and logs behind; it writes its number to the file pid.
+WITHOUT_A_CLUE = 'env -i setsid sh -c \'cd /; echo $$ > "$0"; exec sleep 1000\' "$PWD/pid" > /dev/null 2>&1'
+
 
 class Attempt:
     """One attempt in a folder of its own."""

@@ -218,7 +218,7 @@ def load(path: Path) -> Config:
     if len(data) > LARGEST_FILE:
         raise ConfigError(str(path), [f"it is larger than {LARGEST_FILE >> 20} MiB"])
     try:
-        text = data.decode()
+        text = data.decode("utf-8-sig")  # editors on Windows put a mark in front
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(str(path), [f"line {line}: not UTF-8; save the file as UTF-8"]) from None

@@ -15,7 +15,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import anyio
 import structlog
@@ -36,10 +36,40 @@ T = TypeVar("T")
 RETRY_SECONDS = 1.0
 """The rest before a refused commit or publication is tried again."""
 
+COLLECTORS = 2
+"""Collections under way at once: one with gigabytes to hash does not hold up all others."""
+
+COLLECT_MAX = 64
+"""Attempts collected under one set of fsyncs."""
+
 TARGETS: dict[State, Literal["done", "rejected"]] = {State.SUCCEEDED: "done", State.REJECTED: "rejected"}
 """Where a finished job's folder goes; all others go to ``failed``."""
 
 log = structlog.get_logger()
+
+
+class Pile(Generic[T]):
+    """Things that pile up while whoever takes them is busy; they are taken many at a time."""
+
+    def __init__(self) -> None:
+        self._things: list[T] = []
+        self._added = anyio.Event()
+
+    def __len__(self) -> int:
+        return len(self._things)
+
+    def add(self, *things: T) -> None:
+        """Put things on the pile."""
+        self._things += things
+        added, self._added = self._added, anyio.Event()
+        added.set()
+
+    async def take(self, most: int | None = None) -> list[T]:
+        """Wait until something is there, and take it all, or the first ``most``."""
+        while not self._things:
+            await self._added.wait()
+        taken, self._things = self._things[:most], self._things[most:] if most is not None else []
+        return taken
 
 
 class Engine:
@@ -73,10 +103,9 @@ class Engine:
         self._events: list[Event] = []
         self._intakes: list[tuple[Sequence[Intake], anyio.Event]] = []
         self._wake = anyio.Event()
-        self._undurable: list[Callable[[], None]] = []
-        self._harden = anyio.Event()
-        self._publications: list[Publication] = []
-        self._publish = anyio.Event()
+        self._ended: Pile[Job] = Pile()
+        self._undurable: Pile[Callable[[], None]] = Pile()
+        self._unpublished: Pile[Publication] = Pile()
         self._wake_at: float | None = None
         self._feeding: anyio.CancelScope | None = None
         self._tasks: TaskGroup
@@ -123,6 +152,8 @@ class Engine:
         and ``ready`` was called.
         """
         async with anyio.create_task_group() as self._tasks:
+            for _ in range(COLLECTORS):
+                self._tasks.start_soon(self._collector)
             self._tasks.start_soon(self._hardener)
             self._tasks.start_soon(self._publisher)
             await self._recover(alive)
@@ -199,8 +230,7 @@ class Engine:
         for effect in effects:
             self._act(effect, announcements)
         if announcements:
-            self._undurable += announcements
-            self._harden.set()
+            self._undurable.add(*announcements)
 
     def _apply(self, event: Event) -> list[Effect]:
         effects = machine.apply(self._world, event)
@@ -269,7 +299,7 @@ class Engine:
             case Stop():
                 self._runner.stop(effect.token)
             case Collect() if job:
-                self._tasks.start_soon(self._runner.collect, job)
+                self._ended.add(job)
             case Publish() if job:
                 announcements.append(partial(self._announce, job))
             case Discarded():
@@ -277,14 +307,18 @@ class Engine:
             case _:
                 raise AssertionError(f"nothing carries out {effect}")
 
+    async def _collector(self) -> None:
+        """Have judged what attempts left, as many at a time as piled up: one set of fsyncs serves them all."""
+        while True:
+            batch = await self._ended.take(COLLECT_MAX)
+            await self._runner.collect(batch)
+
     # --- making durable, announcing ---------------------------------------------------------------------------------
 
     async def _hardener(self) -> None:
         """Make recorded things durable, then announce them; one commit for all that piled up."""
         while True:
-            await self._harden.wait()
-            self._harden = anyio.Event()
-            announcements, self._undurable = self._undurable, []
+            announcements = await self._undurable.take()
             while True:
                 try:
                     await self._in_store(self._store.harden)
@@ -307,27 +341,23 @@ class Engine:
             raise AssertionError(f"{job.id} is {job.state} without a manifest")
         level = log.info if job.state is State.SUCCEEDED else log.warning
         level(f"job.{job.state.value}", id=job.id, solver=job.spec.solver, cause=job.cause, message=job.message)
-        self._publications.append(Publication(job.id, TARGETS.get(job.state, "failed"), manifest))
-        self._publish.set()
+        self._unpublished.add(Publication(job.id, TARGETS.get(job.state, "failed"), manifest))
 
     async def _publisher(self) -> None:
         """Write manifests and move folders, as many at a time as piled up; what is refused is tried again for ever."""
         while True:
-            await self._publish.wait()
-            self._publish = anyio.Event()
-            batch, self._publications = self._publications, []
+            batch = await self._unpublished.take()
             done, refused = await anyio.to_thread.run_sync(self._results.publish, batch, limiter=self._files)
             for job_id in done:
                 self.post(Published(job_id))
             if refused:
                 for job_id, error in refused.items():
                     log.error("job.not_published", id=job_id, error=str(error), retry_seconds=RETRY_SECONDS)
-                self._publications += [p for p in batch if p.id in refused]
-                self._tasks.start_soon(self._publish_later)
+                self._tasks.start_soon(self._publish_later, [p for p in batch if p.id in refused])
 
-    async def _publish_later(self) -> None:
+    async def _publish_later(self, batch: Sequence[Publication]) -> None:
         await anyio.sleep(RETRY_SECONDS)
-        self._publish.set()
+        self._unpublished.add(*batch)
 
     # --- the earlier life -------------------------------------------------------------------------------------------
 
@@ -354,8 +384,7 @@ class Engine:
         await self._record(changed, published)
         for effect in effects:
             self._act(effect, announcements)
-        self._undurable += announcements
-        self._harden.set()
+        self._undurable.add(*announcements)
         if jobs:
             log.info("daemon.recovered", jobs=len(jobs), interrupted=len(interrupted))
 

@@ -44,7 +44,7 @@ def _regex(value: Any) -> str:
         raise ValueError
     try:
         found = re.compile(value, re.MULTILINE).search("x")
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(str(error)) from None
     if found and not found.group():
         raise ValueError("it matches the empty text, so it is found everywhere")

@@ -111,18 +111,14 @@ def _windows(file: BinaryIO) -> Iterator[_Window]:
     while not last:
         chunk = next(data, b"")
         last = not chunk
-        text += decode(chunk, last)
-        # A carriage return at the very end waits for the line feed that may follow it.
-        whole = text if last or not text.endswith("\r") else text[:-1]
-        rest = text[len(whole) :]
-        whole = whole.replace("\r\n", "\n")
-        stop = len(whole) + 1 if last else len(whole) - OVERLAP
+        # What the last window left over comes first, so a line end cut in two is whole again.
+        text = (text + decode(chunk, last)).replace("\r\n", "\n")
+        stop = len(text) + 1 if last else len(text) - OVERLAP
         if stop > start:
-            yield _Window(whole, start, stop, line)
+            yield _Window(text, start, stop, line)
             # One character before the start stays, for ^ and \b to look at.
-            line += whole.count("\n", 0, stop - 1)
-            whole, start = whole[stop - 1 :], 1
-        text = whole + rest
+            line += text.count("\n", 0, stop - 1)
+            text, start = text[stop - 1 :], 1
 
 
 def _data(file: BinaryIO) -> Iterator[bytes]:

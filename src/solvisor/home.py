@@ -120,6 +120,7 @@ class Home:
             ) from error
         self._refuse_network(mounts)
         self._prove_renames()
+        _sync_folder(self.root)
 
     def free_bytes(self) -> int:
         """Bytes this process may still write to the file system of the home."""

@@ -12,7 +12,8 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -33,8 +34,9 @@ if sys.platform != "win32":
 JOB_FILE_SUFFIX = ".job.toml"
 FOLDER_JOB_FILE = "job.toml"
 
-_TEMPORARY = ("*.part", "*.tmp", "*.partial", "*.filepart", "*.crdownload", "~$*")
-_RSYNC = re.compile(r"\..+\.[A-Za-z0-9]{6}", re.DOTALL)
+_TEMPORARY = re.compile(
+    r".*\.(part|tmp|partial|filepart|crdownload)|~\$.*|\..+\.[a-z0-9]{6}", re.DOTALL | re.IGNORECASE
+)
 _LITTER = frozenset({"thumbs.db", "desktop.ini"})
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _LISTED = 5
@@ -42,8 +44,7 @@ _LISTED = 5
 
 def is_temporary(name: str) -> bool:
     """Whether a program uses such a name while it writes; rsync's ``.NAME.XXXXXX`` is one."""
-    lower = name.lower()
-    return any(fnmatchcase(lower, pattern) for pattern in _TEMPORARY) or _RSYNC.fullmatch(name) is not None
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def is_ignored(name: str) -> bool:
@@ -72,7 +73,13 @@ def folder_inputs(config: Config, names: Iterable[str], route: str | None) -> li
 
 
 def _accepts(solver: SolverConfig, name: str) -> bool:
-    return any(fnmatchcase(name.lower(), pattern.lower()) for pattern in solver.accept)
+    return _pattern(solver.accept).fullmatch(name) is not None
+
+
+@lru_cache(maxsize=256)
+def _pattern(accept: tuple[str, ...]) -> re.Pattern[str]:
+    """One expression for all patterns of a solver; with none it matches nothing."""
+    return re.compile("|".join(map(translate, accept)) or r"(?!)", re.IGNORECASE)
 
 
 def decide(config: Config, limits: Limits, home: Home, taken: Taken, lost: Mapping[str, str] = _NOTHING) -> Intake:

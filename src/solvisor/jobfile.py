@@ -59,7 +59,7 @@ def parse_job_file(data: bytes, name: str) -> JobFile:
     if len(data) > LARGEST_FILE:
         raise Refused("job_file_too_large", f"{name} is larger than {LARGEST_FILE >> 10} KiB")
     try:
-        text = data.decode()
+        text = data.decode("utf-8-sig")  # editors on Windows put a mark in front
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise Refused("job_file_syntax", f"{name}: line {line}: not UTF-8; save the file as UTF-8") from None

@@ -135,10 +135,11 @@ def _output(output: Output, solver: SolverConfig, spec: JobSpec, folder: Path) -
 
 
 def _candidates(root: Path, pattern: str) -> Iterator[_Candidate]:
-    """What lies below ``root`` under a name that fits, in the order of names; links are named but not followed."""
+    """What lies below ``root`` under a name that fits, in the order of names; links are named but not followed.
+
+    Nothing outside is found: no folder lists ``..`` or ``/``.
+    """
     parts = PurePath(pattern).parts
-    if not parts or ".." in parts or PurePath(pattern).is_absolute():
-        return
     names = [""]
     for depth, part in enumerate(parts):
         names = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +17,7 @@ from typing import TypeVar
 import anyio
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from .config import SolverConfig
 from .errors import SpawnError
@@ -110,10 +111,11 @@ class Runner:
         for token in list(self._handles):
             self.stop(token, now=now)
 
-    async def collect(self, job: Job) -> None:
-        """Judge what the last attempt of ``job`` left, make it durable, and post the verdict."""
-        verdict = await self._in_thread(partial(self._collect, job))
-        self._post(Judged(job.id, job.current.token, verdict, time.monotonic(), now_us()))
+    async def collect(self, batch: Sequence[Job]) -> None:
+        """Judge what the last attempts of these jobs left, make it durable, and post the verdicts."""
+        verdicts = await self._in_thread(partial(self._collect, batch))
+        for job, verdict in zip(batch, verdicts, strict=True):
+            self._post(Judged(job.id, job.current.token, verdict, time.monotonic(), now_us()))
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(function, limiter=self._files)
@@ -141,23 +143,35 @@ class Runner:
             log_max_bytes=solver.log_max,
         )
 
-    def _collect(self, job: Job) -> Verdict:
+    def _collect(self, batch: Sequence[Job]) -> list[Verdict]:
+        verdicts = [self._judge(job) for job in batch]
+        collected = self._results.collect([(job.id, job.spec.inputs) for job in batch])
+        return [
+            self._with_outputs(job, verdict, outputs)
+            for job, verdict, outputs in zip(batch, verdicts, collected, strict=True)
+        ]
+
+    def _judge(self, job: Job) -> Verdict:
         attempt = job.current
         solver = msgspec.convert(attempt.settings.table, SolverConfig)
-        folder = self._home.work / job.id
         facts = attempt.facts or ExitFacts(None, None, now_us())
-        verdict = judge(solver, job.spec, folder, facts, timed_out=attempt.cause is Cause.TIMEOUT)
+        timed_out = attempt.cause is Cause.TIMEOUT
+        return judge(solver, job.spec, self._home.work / job.id, facts, timed_out=timed_out)
+
+    def _with_outputs(self, job: Job, verdict: Verdict, outputs: tuple[FileFact, ...] | OSError) -> Verdict:
         try:
-            outputs = self._results.collect(job.id, job.spec.inputs)
+            if isinstance(outputs, OSError):
+                raise outputs
             if len(outputs) > OUTPUTS_INLINE:
-                more = self._list_elsewhere(folder, outputs)
-                return msgspec.structs.replace(verdict, outputs=outputs[:OUTPUTS_INLINE], more_outputs=more)
+                more = self._list_elsewhere(self._home.work / job.id, outputs)
+                return replace(verdict, outputs=outputs[:OUTPUTS_INLINE], more_outputs=more)
         except NotDurable:
             raise
         except OSError as error:
-            message = f"its outputs could not be read: {error}"
-            return msgspec.structs.replace(verdict, cause=Cause.CHECK, code="collect", message=message)
-        return msgspec.structs.replace(verdict, outputs=outputs)
+            return replace(
+                verdict, cause=Cause.CHECK, code="collect", message=f"its outputs could not be read: {error}"
+            )
+        return replace(verdict, outputs=outputs)
 
     def _list_elsewhere(self, folder: Path, outputs: tuple[FileFact, ...]) -> FileFact:
         lines = b"".join(msgspec.json.encode(fact) + b"\n" for fact in outputs)

@@ -244,8 +244,8 @@ class Store:
         tables = execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
         if version > _SCHEMA_VERSION or (tables and not version):
             raise StoreError(
-                f"{self._path} has schema version {version}, this Solvisor knows {_SCHEMA_VERSION}; the file is kept as "
-                "it is: start the Solvisor that wrote it, or restore the backup made before the upgrade"
+                f"{self._path} has schema version {version}, this Solvisor knows {_SCHEMA_VERSION}; the file is kept "
+                "as it is: start the Solvisor that wrote it, or restore the backup made before the upgrade"
             )
         execute("PRAGMA journal_mode = WAL")
         execute("PRAGMA synchronous = NORMAL")

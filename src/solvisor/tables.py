@@ -1,9 +1,9 @@
 """From TOML tables to frozen records, with every fault found, not only the first.
 
 Rules: the records' own types are the only description of what is allowed; from them come the conversion, the sentence
-that says what is allowed, the JSON Schema for editors and the way back to TOML. A key's name in the file is the field's
-``name=``; a ``Rule`` on a type says how text becomes a value (``"2h"`` -> 7200.0). A fault never stops the reading: the
-field keeps its default, so that what hangs on it is still looked at. This module knows no key of any file.
+that says what is allowed, the JSON Schema for editors and the way back to TOML. A ``Rule`` on a type says how text
+becomes a value (``"2h"`` -> 7200.0). A fault never stops the reading: the field keeps its default, so that what hangs on
+it is still looked at. This module knows no key of any file.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
+from inspect import cleandoc
 from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin
 
@@ -153,9 +154,10 @@ def _read_value(kind: Any, value: Any, path: Path, faults: Faults) -> Any:
         return _read_list(kind, value, path, faults)
     if origin is dict and isinstance(value, dict):
         key_kind, value_kind = get_args(bare)
-        names = {name: _read_value(key_kind, name, (*path, name), faults) for name in value}
-        values = {name: _read_value(value_kind, value[name], (*path, name), faults) for name in names}
-        return {name: item for name, item in values.items() if item is not UNSET and names[name] is not UNSET}
+        for name in value:
+            _read_value(key_kind, name, (*path, name), faults)
+        values = {name: _read_value(value_kind, item, (*path, name), faults) for name, item in value.items()}
+        return {name: item for name, item in values.items() if item is not UNSET}
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:
@@ -333,5 +335,14 @@ def _for_editor(node: Any) -> Any:
 
 
 def schema_text(schema: dict[str, Any]) -> str:
-    """A schema as its file holds it."""
-    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+    """A schema as its file holds it; the same from every version of Python."""
+    return json.dumps(_with_clean_text(schema), indent=2, ensure_ascii=False) + "\n"
+
+
+def _with_clean_text(node: Any) -> Any:
+    """From Python 3.13 on docstrings come without their indentation; make the others so."""
+    if isinstance(node, dict):
+        return {key: _with_clean_text(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_with_clean_text(item) for item in node]
+    return cleandoc(node) if isinstance(node, str) else node

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from inbox_kit import Running, a_config, running
+from solvisor.home import Home
+from solvisor.inbox.hints import Hints
+from solvisor.inbox.scan import Scanner
 from waiting import eventually
 
 
@@ -22,6 +25,22 @@ def rename_in(run: Running, name: str, text: str = "x") -> None:
 
 def sources(run: Running) -> list[str]:
     return sorted(intake.spec.source.path for intake in run.intakes)
+
+
+def test_first_come_first(tmp_path: Path) -> None:
+    home = Home.at(tmp_path / "home")
+    home.prepare()
+    scanner, config = Scanner(home, Hints()), a_config()
+
+    def scan(now: float) -> list[str]:
+        survey = scanner.scan(config, lambda *_: None, lambda *_: False, now)
+        return [f"{drop.folder}/{drop.pick.names[0]}" for drop in survey.drops]
+
+    assert not scan(0.0)
+    for now, name in enumerate(("c.inp", "ccx/a.inp", "b.inp")):
+        (home.inbox / name).touch()
+        scan(0.01 * now)
+    assert scan(1.0) == ["/c.inp", "ccx/a.inp", "/b.inp"]
 
 
 class TestBareFiles:
@@ -292,6 +311,17 @@ class TestFolders:
             await eventually(lambda: [w.why for _, w in run.inbox.waiting] == ["folder"], "it waits")
             await run.wait_scans()
             (case / "a.inp").write_text("x")
+            await run.wait_job()
+
+    async def test_whose_job_file_names_what_has_not_come_is_not_snatched_away(self, tmp_path: Path) -> None:
+        async with running(tmp_path) as run:
+            case = run.folder / "case"
+            case.mkdir()
+            (case / "job.toml").write_text('inputs = ["a.inp", "mesh.inc"]')
+            (case / "a.inp").touch()
+            await eventually(lambda: [w.why for _, w in run.inbox.waiting] == ["folder"], "it waits")
+            assert not run.intakes
+            (case / "mesh.inc").touch()
             await run.wait_job()
 
     async def test_made_in_place_that_stays_no_job_is_rejected(self, tmp_path: Path) -> None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import anyio
 import pytest
 from msgspec.structs import replace
 
-from process_kit import PATH, PROGRAMS, SOURCE, Attempt, Attempts, is_alive, is_gone, orphans, ticks_passed
+from process_kit import PATH, PROGRAMS, SOURCE, WITHOUT_A_CLUE, Attempts, is_alive, is_gone, orphans, ticks_passed
 from solvisor.backends.local import LocalBackend, LocalHandle
 from solvisor.errors import SpawnError
 from solvisor.process import proc
@@ -47,13 +49,8 @@ def attempts(tmp_path: Path) -> Attempts:
 async def test_exit_code(backend: LocalBackend, attempts: Attempts) -> None:
     handle = await backend.launch(attempts.shell("exit 3").spec)
     facts = await handle.wait()
-    assert (facts.exit_code, facts.signal, facts.stopped, facts.unkillable, facts.log_cut_bytes) == (
-        3,
-        None,
-        False,
-        False,
-        0,
-    )
+    assert (facts.exit_code, facts.signal) == (3, None)
+    assert (facts.stopped, facts.unkillable, facts.log_cut_bytes) == (False, False, 0)
     assert abs(facts.finished_us - time.time_ns() // 1000) < 60_000_000
 
 
@@ -162,29 +159,65 @@ async def test_one_token_runs_once(backend: LocalBackend, attempts: Attempts) ->
     await handle.wait()
 
 
-async def test_a_hung_start_holds_up_nothing_else(backend: LocalBackend, attempts: Attempts, tmp_path: Path) -> None:
-    """A log that is a pipe without a reader blocks the launcher as a dead network disk would."""
-    running = attempts.shell("echo $$ > pid; until test -e go; do sleep 0.01; done; setsid sleep 1000 & exit 4")
+@pytest.fixture
+def hanging_program(tmp_path: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+    """A program whose loading hangs, as on a dead network disk, until the function is called.
+
+    A write lease makes the kernel hold whoever opens the file until the lease is given back.
+    """
+    program = tmp_path / "program"
+    shutil.copy("/bin/sh", program)
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    lease = os.open(program, os.O_RDONLY)
+    fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    given_back = False
+
+    def give_back() -> None:
+        nonlocal given_back
+        if not given_back:
+            given_back = True
+            fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            os.close(lease)
+
+    yield str(program), give_back
+    give_back()
+    signal.signal(signal.SIGIO, before)
+
+
+async def test_a_hung_start_holds_up_nothing_else(
+    backend: LocalBackend, attempts: Attempts, hanging_program: tuple[str, Callable[[], None]]
+) -> None:
+    program, let_it_load = hanging_program
+    running = attempts.shell("until test -e go; do sleep 0.01; done; setsid sleep 1000 & exit 4")
     handle = await backend.launch(running.spec)
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    hung = attempts.shell("echo $$ > pid; sleep 1000", stdout=pipe)
+    # In the folder of another attempt: a clue that must not be followed while the program is not loaded.
+    hung = replace(attempts(program, "-c", "exit 5").spec, cwd=running.spec.cwd)
+    started: list[LocalHandle] = []
+
+    async def launch() -> None:
+        started.append(await backend.launch(hung))
+
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(backend.launch, hung.spec)
+        tasks.start_soon(launch)
+        await eventually(lambda: [p for p in orphans() if p.pid != handle.pid], "the start to hang")
         (running.folder / "go").touch()
         assert (await handle.wait()).exit_code == 4
-        tasks.cancel_scope.cancel()
-    # Once the disk is back the program starts, but nobody wants it any more.
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        assert (await (await backend.launch(attempts("true").spec)).wait()).exit_code == 0
-        await eventually(lambda: not tokens_alive(hung), "the abandoned start to be killed")
-    finally:
-        os.close(reader)
+        assert not started
+        let_it_load()
+    assert (await started[0].wait()).exit_code == 5
 
 
-def tokens_alive(attempt: Attempt) -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and proc.token(int(name)) == attempt.spec.token]
+async def test_an_abandoned_start_leaves_nothing(
+    backend: LocalBackend, attempts: Attempts, hanging_program: tuple[str, Callable[[], None]]
+) -> None:
+    program, let_it_load = hanging_program
+    hung = attempts(program, "-c", "sleep 1000; exit")
+    with anyio.move_on_after(0.1) as scope:
+        await backend.launch(hung.spec)
+    assert scope.cancelled_caught
+    let_it_load()
+    assert (await (await backend.launch(attempts("true").spec)).wait()).exit_code == 0
+    await eventually(lambda: orphans() == [], "the abandoned start to be killed")
 
 
 # Whole trees
@@ -199,28 +232,51 @@ def tokens_alive(attempt: Attempt) -> list[int]:
         "setsid sh -c 'setsid sh -c \"echo \\$\\$ > pid; exec sleep 1000\" & sleep 1000' &",
         "env -i setsid sh -c 'echo $$ > pid; exec sleep 1000' > /dev/null 2>&1 &",
         'env -i setsid sh -c \'cd /; echo $$ > "$0"; exec sleep 1000\' "$PWD/pid" &',
-        'env -i setsid sh -c \'cd /; echo $$ > "$0"; exec sleep 1000\' "$PWD/pid" > /dev/null 2>&1 &',
+        'setsid sh -c \'cd /; echo $$ > "$0"; exec sleep 1000\' "$PWD/pid" > /dev/null 2>&1 &',
+        f"env -i {sys.executable} -S {PROGRAMS / 'own_group.py'} $PWD/pid > /dev/null 2>&1 &",
         "setsid sh -c 'trap \"\" TERM HUP; echo $$ > pid; kill -STOP $$' &",
     ],
-    ids=["group", "double fork", "setsid", "setsid twice", "folder only", "log only", "no clue", "stopped"],
+    ids=[
+        "group",
+        "double fork",
+        "setsid",
+        "setsid twice",
+        "folder only",
+        "log only",
+        "token only",
+        "session only",
+        "stopped",
+    ],
 )
 async def test_nothing_outlives_the_leader(backend: LocalBackend, attempts: Attempts, script: str) -> None:
+    """Also beside another attempt, where it takes a clue to know whose the orphan is."""
+    older = attempts.shell("echo $$ > pid; until test -e go; do sleep 0.01; done")
+    older_handle = await backend.launch(older.spec)
+    older.pid()
     attempt = attempts.shell(f"{script}\nuntil test -s pid; do :; done; exit 3")
     handle = await backend.launch(attempt.spec)
     with anyio.fail_after(30):
         facts = await handle.wait()
     assert (facts.exit_code, facts.stopped) == (3, False)
     assert is_gone(attempt.pid())
+    (older.folder / "go").touch()
+    assert (await older_handle.wait()).exit_code == 0
+
+
+async def test_a_lonely_orphan_without_a_clue(backend: LocalBackend, attempts: Attempts) -> None:
+    attempt = attempts.shell(f"{WITHOUT_A_CLUE} & until test -s pid; do :; done; exit 3")
+    handle = await backend.launch(attempt.spec)
+    assert (await handle.wait()).exit_code == 3
+    assert is_gone(attempt.pid())
 
 
 async def test_orphan_without_a_clue_waits_for_all_that_may_own_it(backend: LocalBackend, attempts: Attempts) -> None:
     wait = "until test -e go; do sleep 0.01; done"
-    orphan_maker = 'env -i setsid sh -c \'cd /; echo $$ > "$0"; exec sleep 1000\' "$PWD/pid" > /dev/null 2>&1'
     idle = f"echo $$ > pid; {wait}"
     older = attempts.shell(idle)
     older_handle = await backend.launch(older.spec)
     older.pid()
-    maker = attempts.shell(f"({orphan_maker} &); {wait}")
+    maker = attempts.shell(f"({WITHOUT_A_CLUE} &); {wait}")
     maker_handle = await backend.launch(maker.spec)
     orphan = proc.read_process(maker.pid())
     assert orphan is not None
@@ -244,21 +300,21 @@ async def test_orphan_without_a_clue_waits_for_all_that_may_own_it(backend: Loca
 
 async def test_an_end_hurts_nobody_else(backend: LocalBackend, attempts: Attempts) -> None:
     """What other attempts put in the background, and what other code of this process started, lives on."""
-    other = attempts.shell("setsid sh -c 'echo $$ > pid; exec sleep 1000' & until test -e go; do sleep 0.01; done")
-    other_handle = await backend.launch(other.spec)
-    other_pid = other.pid()
     with subprocess.Popen(["sleep", "1000"]) as own:  # noqa: ASYNC220  it returns at once
+        other = attempts.shell("setsid sh -c 'echo $$ > pid; exec sleep 1000' & until test -e go; do sleep 0.01; done")
+        other_handle = await backend.launch(other.spec)
+        other_pid = other.pid()
         for _ in range(5):
-            assert (
-                await (await backend.launch(attempts.shell("setsid sleep 1000 & exit 0").spec)).wait()
-            ).exit_code == 0
+            leaver = await backend.launch(attempts.shell("setsid sleep 1000 & exit 0").spec)
+            assert (await leaver.wait()).exit_code == 0
         assert own.poll() is None
         assert is_alive(other_pid)
         assert is_alive(other_handle.pid)
+        (other.folder / "go").touch()
+        assert (await other_handle.wait()).exit_code == 0
+        assert is_gone(other_pid)
+        assert own.poll() is None
         own.kill()
-    (other.folder / "go").touch()
-    assert (await other_handle.wait()).exit_code == 0
-    assert is_gone(other_pid)
 
 
 async def test_orphans_of_a_long_run_leave_no_zombies(backend: LocalBackend, attempts: Attempts) -> None:

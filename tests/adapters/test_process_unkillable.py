@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
-from process_kit import Attempt, Attempts, is_alive, is_gone
+from process_kit import WITHOUT_A_CLUE, Attempt, Attempts, is_alive, is_gone
 from solvisor.backends.local import LocalHandle
 from solvisor.errors import SpawnError
 from solvisor.process import proc
@@ -22,6 +25,15 @@ if sys.platform == "win32":
     pytest.skip("processes of Linux", allow_module_level=True)
 
 ON_BOTH_LOOPS = True
+
+# Trace the process given (ptrace(2), PTRACE_SEIZE) and never look at it again.
+SEIZE = """
+import ctypes, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+print("seized" if libc.ptrace(0x4206, int(sys.argv[1]), None, None) == 0 else ctypes.get_errno(), flush=True)
+time.sleep(1000)
+"""
 
 
 class Signals:
@@ -143,6 +155,59 @@ async def test_no_file_descriptor_left_proves_nothing(
     blind = False
     assert (await handle.wait()).exit_code == 3
     assert is_gone(left)
+
+
+async def test_a_leader_held_by_a_debugger(processes: Processes, attempts: Attempts) -> None:
+    """The zombie of a traced process is not ours to reap before its tracer lets go; nobody else waits for that."""
+    attempt = attempts.shell("until test -e go; do :; done; exit 3")
+    handle = await launch(processes, attempt)
+    tracer = subprocess.Popen([sys.executable, "-c", SEIZE, str(handle.pid)], stdout=subprocess.PIPE)  # noqa: ASYNC220
+    with tracer:
+        try:
+            assert tracer.stdout is not None
+            assert tracer.stdout.readline() == b"seized\n"
+            (attempt.folder / "go").touch()
+            await eventually(lambda: (leader := proc.read_process(handle.pid)) and leader.state == "Z", "a zombie")
+            assert (await (await launch(processes, attempts("true"))).wait()).exit_code == 0
+            assert not is_gone(handle.pid)
+        finally:
+            tracer.kill()
+    facts = await handle.wait()
+    if facts.unkillable:  # a slow machine: it was given up before the tracer let go
+        await handle.wait_gone()
+    else:
+        assert facts.exit_code == 3
+    assert is_gone(handle.pid)
+
+
+async def test_an_orphan_made_before_its_attempt_is_in_the_books(
+    processes: Processes, attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program may lose an orphan before its start was even noted; nobody else's end may take that for its own."""
+    real = processes._watch
+    noted = threading.Event()
+
+    def watch(*arguments: Any) -> Tree:
+        noted.wait()
+        return real(*arguments)
+
+    running = attempts.shell("until test -e go; do sleep 0.01; done")
+    running_handle = await launch(processes, running)
+    monkeypatch.setattr(processes, "_watch", watch)
+    maker = attempts.shell(f"({WITHOUT_A_CLUE} &); until test -e go; do sleep 0.01; done")
+    maker_handle = LocalHandle(processes)
+    processes.start(maker.spec, maker_handle)
+    try:
+        orphan = maker.pid()
+        (running.folder / "go").touch()
+        assert (await running_handle.wait()).exit_code == 0
+        assert is_alive(orphan)
+    finally:
+        noted.set()
+    await maker_handle.launched()
+    (maker.folder / "go").touch()
+    assert (await maker_handle.wait()).exit_code == 0
+    assert is_gone(orphan)
 
 
 async def test_a_stolen_exit_is_a_defect_that_everyone_hears_of(

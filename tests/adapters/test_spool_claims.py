@@ -59,7 +59,9 @@ def drop(home: Home, name: str, data: bytes = b"*HEADING\nbeam\n") -> Path:
     return path
 
 
-def take(*sources: str, route: str | None = None, folder: bool = False, quiet: bool = False, force: bool = False) -> Take:
+def take(
+    *sources: str, route: str | None = None, folder: bool = False, quiet: bool = False, force: bool = False
+) -> Take:
     return Take(new_id(), sources, route, folder, quiet, force)
 
 
@@ -165,6 +167,33 @@ def test_no_descriptor_is_left_open(home: Home, claims: Claims) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_nothing_vanishes_from_the_inbox_before_it_is_durable_elsewhere(
+    home: Home, claims: Claims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order of a claim with a plan, as the disk sees it."""
+    steps: list[str] = []
+    real_fsync, real_rename = os.fsync, os.rename
+
+    def fsync(fd: int) -> None:
+        steps.append(os.readlink(f"/proc/self/fd/{fd}").removeprefix(f"{home.root}/"))
+        real_fsync(fd)
+
+    def rename(src: str, dst: str, **fds: int) -> None:
+        steps.append(f"rename {src}")
+        real_rename(src, dst, **fds)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", rename)
+    wish = lay(home, "several")
+    one(claims.claim_round([wish]))
+    job = f"work/{wish.id}"
+    assert set(steps[:3]) == {f"{job}/claim.json", job, "work"}, "the plan, before anything moves"
+    assert steps[3:6] == ["rename a.job.toml", "rename b.inp", "rename c.inc"]
+    names = {f"{job}/input/{name}" for name in ("a.job.toml", "b.inp", "c.inc")}
+    assert set(steps[6:-1]) == names | {f"{job}/input", job, "work"}
+    assert steps[-1] == "inbox/ccx", "the folder it came from, last"
+
+
 # --- what must wait ------------------------------------------------------------------------------------------------
 
 
@@ -175,9 +204,7 @@ def writer(home: Home) -> Iterator[Callable[[Path], subprocess.Popen[bytes]]]:
 
     def start(path: Path) -> subprocess.Popen[bytes]:
         code = "import sys; f = open(sys.argv[1], 'ab'); print('open', flush=True); sys.stdin.read()"
-        child = subprocess.Popen(
-            [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        child = subprocess.Popen([sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         started.append(child)
         assert child.stdout is not None
         assert child.stdout.readline() == b"open\n"
@@ -375,7 +402,9 @@ def test_a_folder_with_something_wrong_in_it_is_taken_to_be_rejected(home: Home,
     assert (home.work / wish.id / "input" / "sub" / "a.inp").exists()
 
 
-@pytest.mark.parametrize("raw", [b"b\xe4r.inp", b"new\nline.inp", b"esc\x1b[31m.inp", b"back\\slash.inp", "bell\x9b.inp".encode()])
+@pytest.mark.parametrize(
+    "raw", [b"b\xe4r.inp", b"new\nline.inp", b"esc\x1b[31m.inp", b"back\\slash.inp", "bell\x9b.inp".encode()]
+)
 def test_an_odd_name_is_escaped_and_can_only_be_rejected(home: Home, claims: Claims, raw: bytes) -> None:
     name = os.fsdecode(raw)
     drop(home, name)
@@ -389,7 +418,9 @@ def test_an_odd_name_is_escaped_and_can_only_be_rejected(home: Home, claims: Cla
     assert unescape_name(shown) == name
 
 
-@pytest.mark.parametrize("name", ["beam.inp", "träger & last (1).inp", "日本.inp", "Screen\u202fshot.inp", "a'\"$;b.inp"])
+@pytest.mark.parametrize(
+    "name", ["beam.inp", "träger & last (1).inp", "日本.inp", "Screen\u202fshot.inp", "a'\"$;b.inp"]
+)
 def test_an_ordinary_name_stays_as_it_is(home: Home, claims: Claims, name: str) -> None:
     drop(home, name)
     taken = one(claims.claim_round([take(name)]))
@@ -501,7 +532,7 @@ def test_an_inbox_on_another_file_system_is_claimed_by_copy(tmp_path: Path, tmpf
     assert contents(home.work / wishes[1].id / "input") == {"sub/a.inp": b"1"}
     assert taken[2].files[0].link == "/etc/passwd"
     for answer in taken:
-        assert all([claims.remove_original(original) for original in answer.originals])
+        assert {claims.remove_original(original) for original in answer.originals} == {True}
     assert os.listdir(home.inbox) == []
 
 
@@ -521,8 +552,8 @@ def test_a_mounted_route_is_claimed_by_copy(home: Home, claims: Claims, tmpfs: P
 
 
 @needs_root
-def test_an_ordinary_user_takes_no_foreign_file_before_it_was_quiet() -> None:
-    """Without CAP_LEASE no lease can be had on the file of another owner."""
+def test_what_an_ordinary_user_may_take() -> None:
+    """Without CAP_LEASE no lease can be had on the file of another owner; a read-only folder resists its renaming."""
     script = """
 import os, sys
 from pathlib import Path
@@ -531,8 +562,8 @@ from solvisor.spool import Claims, Take
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 home = Home.at(Path(sys.argv[1]))
 claims = Claims(home)
-for name, quiet in (("a.inp", False), ("a.inp", True), ("case", True)):
-    take = Take(f"x-{len(os.listdir(home.work)):015d}", (name,), quiet=quiet, folder=name == "case")
+for name, quiet in (("a.inp", False), ("a.inp", True), ("case", True), ("own", True)):
+    take = Take(f"x-{len(os.listdir(home.work)):015d}", (name,), quiet=quiet, folder=name in ("case", "own"))
     (answer,) = claims.claim_round([take])
     print(type(answer).__name__, getattr(answer, "reason", ""), getattr(answer, "text", ""))
 """
@@ -540,24 +571,27 @@ for name, quiet in (("a.inp", False), ("a.inp", True), ("case", True)):
         Path(folder).chmod(0o755)
         home = Home.at(Path(folder) / "home")
         home.prepare()
+        drop(home, "own/a.inp")
         for path in (home.root, *home.root.rglob("*")):
             os.chown(path, NOBODY, NOBODY)
+        (home.inbox / "own").chmod(0o555)
         drop(home, "a.inp").chmod(0o644)
         drop(home, "case/b.inp").chmod(0o644)
         command = [sys.executable, "-c", script, str(home.root)]
         out = subprocess.run(command, capture_output=True, text=True, check=True)
-    first, second, third = out.stdout.splitlines()
-    assert first.startswith("NotYet no_lease")
-    assert second.startswith("Taken")
-    assert third.startswith("NotYet error")
-    assert "not removed by the daemon" in third, "it could be copied but would come back for ever"
+    foreign, quiet, unremovable, read_only = out.stdout.splitlines()
+    assert foreign.startswith("NotYet no_lease")
+    assert quiet.startswith("Taken")
+    assert unremovable.startswith("NotYet error")
+    assert "not removed by the daemon" in unremovable, "it could be copied but would come back for ever"
+    assert read_only.startswith("Taken"), "our own folder, though it is read-only"
 
 
 # --- leases --------------------------------------------------------------------------------------------------------
 
 
 def test_a_program_that_opens_a_file_under_our_lease_does_not_kill_us(home: Home) -> None:
-    """A lease break sends SIGIO, whose default is death; the claim's lease is so short that this takes one of its own."""
+    """A lease break sends SIGIO, whose default is death. A claim's own lease is too short to be met by a test."""
     path = drop(home, "beam.inp")
     ignore_lease_breaks()
     fd = os.open(path, os.O_RDONLY)
@@ -677,6 +711,18 @@ def test_a_claim_that_lost_its_bytes_is_not_run(home: Home, claims: Claims) -> N
     (answer,) = claims.unfinished_claims(())
     assert answer.problem is not None
     assert answer.problem[0] == "claim_interrupted"
+
+
+@needs_root
+def test_a_copy_whose_original_is_gone_is_not_trusted(home: Home, claims: Claims) -> None:
+    """It may not have been durable, and it is all there is: neither run nor thrown away."""
+    wish = lay(home, "foreign file")
+    one(claims.claim_round([wish]))
+    os.unlink(home.inbox / "beam.inp")
+    (answer,) = claims.unfinished_claims(())
+    assert answer.problem is not None
+    assert answer.problem[0] == "claim_interrupted"
+    assert (home.work / wish.id / "input" / "beam.inp").read_bytes() == b"1"
 
 
 def test_folders_with_a_row_and_folders_that_are_none_of_ours_are_left_alone(home: Home, claims: Claims) -> None:

@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -17,6 +17,7 @@ from crash.points import crashed_at
 from solvisor.home import Home
 from solvisor.model import FileFact
 from solvisor.spool import NotDurable, Publication, Results, files
+from solvisor.spool import results as results_module
 
 JOB = "beam-0123456789abcde"
 MANIFEST = b'{"id":"beam-0123456789abcde","state":"succeeded"}\n'
@@ -48,6 +49,13 @@ def claimed(home: Home, inputs: dict[str, bytes]) -> tuple[FileFact, ...]:
 
 def fact(path: str, data: bytes) -> FileFact:
     return FileFact(path, len(data), hashlib.sha256(data).hexdigest())
+
+
+def collect(home: Home, inputs: tuple[FileFact, ...] = ()) -> tuple[FileFact, ...]:
+    (listed,) = Results(home).collect([(JOB, inputs)])
+    if isinstance(listed, OSError):
+        raise listed
+    return listed
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -176,11 +184,11 @@ def test_outputs_and_logs_are_listed_and_unchanged_inputs_are_not(home: Home) ->
         fact("stdout.log", b"hello\n"),
         fact("stderr.log", b""),
     }
-    assert set(results.collect(JOB, inputs)) == wanted
+    assert set(collect(home, inputs)) == wanted
     assert contents(output).keys() == {"beam.frd", "fields/u.dat", "state.dat"}
     assert not (output / "mesh").exists(), "it held nothing but an unchanged input"
     assert contents(home.work / JOB / "input").keys() == {"beam.inp", "mesh/a.inc", "state.dat"}
-    assert set(results.collect(JOB, inputs)) == wanted, "asked again after a crash"
+    assert set(collect(home, inputs)) == wanted, "asked again after a crash"
 
 
 def test_links_are_listed_and_never_followed(home: Home, tmp_path: Path) -> None:
@@ -191,7 +199,7 @@ def test_links_are_listed_and_never_followed(home: Home, tmp_path: Path) -> None
     (output / "latest").symlink_to(tmp_path / "secret")
     (output / "nowhere").symlink_to("nothing")
     os.mkfifo(output / "fifo")
-    assert Results(home).collect(JOB, ()) == (
+    assert collect(home) == (
         FileFact("output/latest", 0, "", link=str(tmp_path / "secret")),
         FileFact("output/nowhere", 0, "", link="nothing"),
     )
@@ -200,7 +208,7 @@ def test_links_are_listed_and_never_followed(home: Home, tmp_path: Path) -> None
 
 def test_a_job_that_left_nothing_has_no_outputs(home: Home) -> None:
     claimed(home, {})
-    assert Results(home).collect(JOB, ()) == ()
+    assert collect(home) == ()
 
 
 def test_names_of_outputs_are_escaped_and_depth_is_bounded(home: Home) -> None:
@@ -208,7 +216,7 @@ def test_names_of_outputs_are_escaped_and_depth_is_bounded(home: Home) -> None:
     output = home.work / JOB / "output"
     write(output / os.fsdecode(b"b\xe4r\x1b.frd"), b"1")
     write(output / ("d/" * files.DEPTH_MAX + "deep"), b"2")
-    assert Results(home).collect(JOB, ()) == (fact("output/b\\xe4r\\x1b.frd", b"1"),)
+    assert collect(home) == (fact("output/b\\xe4r\\x1b.frd", b"1"),)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become a user whom permissions bind")
@@ -226,7 +234,7 @@ with tempfile.TemporaryDirectory() as folder:
     (output / "sub" / "a").write_text("1")
     (output / "b").write_text("2")
     (output / "sub" / "a").chmod(0); (output / "b").chmod(0o200); (output / "sub").chmod(0)
-    print(sorted((fact.path, fact.size) for fact in Results(home).collect("j", ())))
+    print(sorted((fact.path, fact.size) for fact in Results(home).collect([("j", ())])[0]))
 """
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd="/")
     assert out.stdout == "[('output/b', 1), ('output/sub/a', 1)]\n"
@@ -240,7 +248,7 @@ def test_collecting_makes_every_file_durable_and_does_not_survive_a_failure(
     write(home.work / JOB / "output" / "sub" / "deep.dat", b"y")
     synced: set[int] = set()
     monkeypatch.setattr(os, "fsync", lambda fd: synced.add(os.fstat(fd).st_ino))
-    Results(home).collect(JOB, ())
+    collect(home)
     for name in ("output/beam.frd", "output/sub/deep.dat", "output/sub", "output", "stdout.log", "stderr.log", "."):
         assert (home.work / JOB / name).stat().st_ino in synced, name
 
@@ -249,7 +257,28 @@ def test_collecting_makes_every_file_durable_and_does_not_survive_a_failure(
 
     monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(NotDurable):
-        Results(home).collect(JOB, ())
+        collect(home)
+
+
+@pytest.mark.parametrize("fails", ["_outputs", "_spots"])
+def test_one_job_that_cannot_be_collected_holds_up_no_other(
+    home: Home, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    ids = [f"j{i}-0123456789abcde" for i in range(3)]
+    for job_id in ids:
+        write(home.work / job_id / "output" / "a.frd", job_id.encode())
+    real = getattr(results_module, fails)
+
+    def broken(job_fd: int, *rest: Any) -> Any:
+        if os.fstat(job_fd).st_ino == (home.work / ids[1]).stat().st_ino:
+            raise OSError(5, "Input/output error")
+        return real(job_fd, *rest)
+
+    monkeypatch.setattr(results_module, fails, broken)
+    first, second, third = Results(home).collect([(job_id, ()) for job_id in ids])
+    assert isinstance(second, OSError)
+    assert first == (fact("output/a.frd", ids[0].encode()),)
+    assert third == (fact("output/a.frd", ids[2].encode()),)
 
 
 # --- publishing ----------------------------------------------------------------------------------------------------

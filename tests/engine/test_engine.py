@@ -165,7 +165,8 @@ async def test_a_finished_solve_is_never_run_again(bench: Bench, monkeypatch: py
 
         monkeypatch.setattr(engine._runner, "collect", never)
         bench.backend.handles[0].end()
-        await started.wait()
+        with anyio.fail_after(20):
+            await started.wait()
     async with bench.running():
         result = await published(bench, intake.id)
         assert bench.backend.handles == []

@@ -116,6 +116,7 @@ def test_demand() -> None:
     assert loaded.demand(spec(cpus=3, memory_bytes=0, licenses={"b": 1, "a": 2, "c": 0})) == Demand(
         "ccx", 3, 0, (("a", 2), ("b", 1))
     )
+    assert loaded.demand(spec(licenses={})) == Demand("ccx", 2, 2 << 30, ())
     assert loaded.demand(spec(solver="gone")) is None
 
 
@@ -235,6 +236,10 @@ MISTAKES = {
         HEAD + "success.log_forbid = ['(']",
         'solver.x.success.log_forbid[0]: "(" is not a regular expression in quotes (missing ), unterminated subpattern',
     ),
+    "regular expression too large": (
+        HEAD + "success.error_pattern = 'x{99999999999}'",
+        "(the repetition number is too",
+    ),
     "regular expression that is found everywhere": (
         HEAD + "success.log_forbid = ['ERROR|']",
         "(it matches the empty text, so it is found everywhere)",
@@ -306,7 +311,7 @@ def test_all_mistakes_come_at_once_in_the_order_of_the_file() -> None:
     with pytest.raises(ConfigError) as caught:
         parse(
             '[daemon]\nmax_jobs = 0\n[solver.x]\ncommand = ["{stem}", "{a}"]\ntimeout = 5\ncolour = 1\n'
-            "retry = { max = 1 }\n[solver.y]\nkind = 'python'\n[solver.z]\n"
+            "retry = { max = 1 }\n[solver.y]\nkind = 'python'\n[solver.Z]\n"
         )
     where = [problem.split(": ")[:2] for problem in caught.value.problems]
     assert where == [
@@ -317,9 +322,10 @@ def test_all_mistakes_come_at_once_in_the_order_of_the_file() -> None:
         ["line 6", "solver.x.colour"],
         ["line 7", "solver.x.retry.max"],
         ["line 9", "solver.y.kind"],
-        ["line 10", "solver.z.command"],
+        ["line 10", "solver.Z"],
+        ["line 10", "solver.Z.command"],
     ]
-    assert str(caught.value).startswith("solvisor.toml: 8 faults\n  line 2: daemon.max_jobs: 0 is not")
+    assert str(caught.value).startswith("solvisor.toml: 9 faults\n  line 2: daemon.max_jobs: 0 is not")
 
 
 def test_one_mistake_does_not_seem_to_be_two() -> None:
@@ -356,6 +362,12 @@ def test_what_is_shown_of_a_value_is_harmless_and_short() -> None:
 def test_load(tmp_path: Path) -> None:
     path = tmp_path / "solvisor.toml"
     path.write_text(CCX)
+    assert config.load(path) == config.parse(CCX, path)
+
+
+def test_a_mark_in_front_as_editors_on_windows_write_it(tmp_path: Path) -> None:
+    path = tmp_path / "solvisor.toml"
+    path.write_text(CCX.replace("\n", "\r\n"), encoding="utf-8-sig", newline="")
     assert config.load(path) == config.parse(CCX, path)
 
 

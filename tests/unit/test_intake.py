@@ -221,28 +221,26 @@ _WORDS = [
     "inputs",
     "params",
     "retry",
+    "licenses",
+    "after",
     "=",
     "[",
     "]",
     "{",
     "}",
-    '"a.inp"',
+    "'a.inp'",
     '"ccx"',
     "1",
     "-1e999",
+    "nan",
     "'",
-    '"',
     ".",
     "\n",
-    "nan",
 ]
+_TEXTS = st.lists(st.sampled_from(_WORDS), max_size=30).map(lambda words: " ".join(words).encode())
 
 
-@given(
-    st.one_of(
-        st.binary(max_size=200), st.lists(st.sampled_from(_WORDS), max_size=30).map(lambda w: " ".join(w).encode())
-    )
-)
+@given(st.one_of(st.binary(max_size=200), _TEXTS))
 def test_no_job_file_does_more_than_be_refused(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as root:
         home = Home.at(Path(root))

@@ -59,6 +59,10 @@ def test_what_is_left_out_is_as_the_solver_says() -> None:
     assert (job.solver, job.timeout, job.cpus, job.memory, job.licenses, job.retry) == (None,) * 6
 
 
+def test_a_mark_in_front_as_editors_on_windows_write_it() -> None:
+    assert parse_job_file(FULL.replace("\n", "\r\n").encode("utf-8-sig"), NAME) == parse_job_file(FULL.encode(), NAME)
+
+
 def test_retry_can_be_switched_off() -> None:
     assert parse_job_file(b"retry = { max = 0 }", NAME).retry == Retry()
 

@@ -80,6 +80,7 @@ class Sequences(RuleBasedStateMachine):
         self.accepted: list[str] = []
         self.published: list[str] = []
         self.manifests: dict[str, bytes] = {}
+        self.ends: dict[str, State] = {}
         self.superseded: list[tuple[str, str]] = []
         self.effects: list[Effect] = []
         self.publishable: list[str] = []
@@ -107,6 +108,7 @@ class Sequences(RuleBasedStateMachine):
             if job.manifest is not None:
                 assert job.id not in self.manifests, "a terminal job was recorded twice"
                 self.manifests[job.id] = job.manifest
+                self.ends[job.id] = job.state
         self.published += published
         for effect in self.effects:
             job = self.world.jobs[effect.id]
@@ -274,6 +276,12 @@ class Sequences(RuleBasedStateMachine):
             charged = [a for a in job.attempts if a.cause is not Cause.LOST]
             assert len(charged) <= 1 + max((a.settings.retry.max for a in job.attempts), default=0)
             assert job.interruptions <= LIMITS.interruptions_max
+
+    @invariant()
+    def what_ran_had_all_that_it_waited_for(self) -> None:
+        for job in self.world.jobs.values():
+            if job.attempts:
+                assert {self.ends.get(other) for other in job.spec.after} <= {State.SUCCEEDED}
 
     @invariant()
     def every_end_is_on_its_way_to_the_user(self) -> None:

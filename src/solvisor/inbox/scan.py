@@ -124,7 +124,6 @@ class Scanner:
         found = os.fstat(fd)
         if self._ident not in (None, (found.st_dev, found.st_ino)):
             log.info("inbox.replaced", path=path)
-            self.memory.keep(())
         self._ident = (found.st_dev, found.st_ino)
         return fd
 

@@ -20,7 +20,6 @@ This module must not know event loops, jobs or the store. Its listeners are call
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import heapq
 import itertools
@@ -37,14 +36,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-import msgspec
-
-from solvisor.errors import SolvisorError, SpawnError
+from solvisor.errors import SpawnError
 from solvisor.interfaces import AttemptSpec
 
 from . import proc
 from .earlier import kill_earlier_life
 from .host import boot_id, total_memory_bytes, usable_cpus
+from .proc import become_subreaper
 from .spawn import spawn
 from .tree import Listener, SendSignal, Tree
 
@@ -63,25 +61,12 @@ __all__ = [
     "usable_cpus",
 ]
 
-_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 SAMPLE_SECONDS = (0.005, 1.0)  # first pause between two looks at a running tree, and the longest
 SWEEP_SECONDS = (0.001, 0.05, 1.0)  # first pause between two looks for leftovers, the longest, and after giving up
 _PEAK_SLACK = 1 << 20  # the kernel counts pages per processor and sums them up only roughly
 CLOSE_SECONDS = 1.0  # how long closing waits for a program that hangs while it is being started
-
-
-def become_subreaper() -> None:
-    """Make every orphan below this process its child. Once per process; its threads share it."""
-    children = f"/proc/self/task/{threading.get_native_id()}/children"
-    if not os.path.exists(children):
-        raise SolvisorError(
-            f"{children} is missing: Solvisor needs a kernel with CONFIG_PROC_CHILDREN and /proc mounted"
-        )
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise SolvisorError(f"cannot adopt orphaned processes: {os.strerror(ctypes.get_errno())}")
 
 
 class Processes:
@@ -173,6 +158,8 @@ class Processes:
                 self._launch(spec, listener)
             except SpawnError as error:
                 listener.refused(error)
+            except Exception as error:  # noqa: BLE001  a defect must not end the launcher and leave the rest waiting
+                listener.refused(SpawnError("spawn", f"attempt {spec.token} was not started, by a defect: {error!r}"))
 
     def _launch(self, spec: AttemptSpec, listener: Listener) -> None:
         if self._closing or self._failure is not None or spec.token in self._trees:
@@ -188,7 +175,7 @@ class Processes:
             with self._lock:
                 self._spawning = None
         listener.started(tree)
-        self._epoll.register(tree.pidfd, select.EPOLLIN)
+        self._epoll.modify(tree.pidfd, select.EPOLLIN)  # only now may its end be noticed
         with self._lock:
             self._arrivals.append(tree)
             # Mostly it is awake before the first sample is due anyway, and a start costs no wake-up of its own.
@@ -202,6 +189,11 @@ class Processes:
                 raise OSError(errno.ECANCELED, "the daemon closed meanwhile")
             leader = proc.read_process(popen.pid)
             pidfd = os.pidfd_open(popen.pid)
+            try:
+                self._epoll.register(pidfd, 0)
+            except OSError:
+                os.close(pidfd)
+                raise
         except OSError as error:
             self._send_signal(popen.pid, signal.SIGKILL, group=True)
             popen.wait()
@@ -315,21 +307,20 @@ class Processes:
 
     def _reap_leader(self, tree: Tree) -> None:
         self._signal_group(tree, signal.SIGKILL)
-        _, status, usage = os.wait4(tree.pid, 0)
+        pid, status, usage = os.wait4(tree.pid, os.WNOHANG)
+        if not pid:  # a debugger or strace has it; the next sweep tries again
+            return
         tree.status = status
         tree.popen.returncode = os.waitstatus_to_exitcode(status)
         with self._lock:
             del self._leaders[tree.pid]
-        tree.cpu_user += usage.ru_utime
-        tree.cpu_system += usage.ru_stime
         # A child starts with the peak of its parent's memory as its own; only what lies above that is its own.
         size = usage.ru_maxrss * 1024
         if size > self._own_peak:
-            peak = proc.peak_rss_bytes(self._pid) or 0
-            self._own_peak = peak + peak // 16 + _PEAK_SLACK
-        if size > self._own_peak:
-            tree.saw_memory(size, "wait4")
-        self._sweep_now()
+            with suppress(OSError):
+                peak = proc.peak_rss_bytes(self._pid) or 0
+                self._own_peak = peak + peak // 16 + _PEAK_SLACK
+        tree.saw_usage(usage.ru_utime, usage.ru_stime, size if size > self._own_peak else 0)
 
     def _sweep_now(self) -> None:
         self._sweep_at = 0.0
@@ -345,9 +336,8 @@ class Processes:
                 trees = self._trees_of(orphan)
                 if orphan.state == "Z":
                     # What it left became ours before it turned into a zombie, but maybe after we had looked.
-                    self._reap_orphan(orphan, trees)
                     held |= trees
-                    again = True
+                    again |= self._reap_orphan(orphan, trees)
                 elif trees <= self._ending:
                     held |= trees
                     if not any(tree.has_mercy for tree in self._ending & trees):
@@ -357,11 +347,13 @@ class Processes:
         except OSError:  # no file descriptor or memory to look with: nothing is proven
             held.update(self._ending)
         for tree in self._ending - held:
-            if tree.status is None:
-                self._kill(tree)  # it had its grace for what is gone now
-                again = True
-            else:
+            if tree.status is not None:
                 self._conclude(tree)
+            elif tree.killed:
+                self._reap_leader(tree)
+            else:
+                self._kill(tree)  # its grace was for what is gone now
+                again = True
         now = time.monotonic()
         for tree in self._ending:
             if tree.kill_deadline <= now:
@@ -379,7 +371,8 @@ class Processes:
         if tree.given_up:
             tree.listener.gone()
         elif any(log.is_over() for log in tree.logs):
-            threading.Thread(target=_finish_logs, args=(tree,), name="solvisor-logs", daemon=True).start()
+            # Away from here: many megabytes may have to be copied.
+            threading.Thread(target=tree.finish_logs, name="solvisor-logs", daemon=True).start()
         else:
             tree.listener.exited(tree.facts())
 
@@ -399,13 +392,12 @@ class Processes:
         if tree.popen.returncode is None:
             tree.popen.returncode = 0  # left alone on purpose: the next Popen must not reap it, nor this one complain
 
-    def _reap_orphan(self, orphan: proc.Process, trees: set[Tree | None]) -> None:
+    def _reap_orphan(self, orphan: proc.Process, trees: set[Tree | None]) -> bool:
         pid, _, usage = os.wait4(orphan.pid, os.WNOHANG)
         tree = next(iter(trees)) if pid and len(trees) == 1 else None
         if tree is not None:
-            tree.cpu_user += usage.ru_utime
-            tree.cpu_system += usage.ru_stime
-            tree.saw_memory(usage.ru_maxrss * 1024, "wait4")
+            tree.saw_usage(usage.ru_utime, usage.ru_stime, usage.ru_maxrss * 1024)
+        return pid != 0
 
     # Whose an orphan is
 
@@ -427,9 +419,13 @@ class Processes:
             trees = dict(self._trees)
             tree = self._sessions.get(orphan.session)
             spawning = self._spawning
-        tree = tree or trees.get(proc.token(orphan.pid) or "") or _tree_by_files(orphan, trees)
+        tree = tree or trees.get(proc.token(orphan.pid) or "")
         if tree is not None:
             return {tree}
+        paths = proc.paths_in_use(orphan.pid)
+        users: set[Tree | None] = {tree for tree in trees.values() if tree.owns_one_of(paths)}
+        if len(users) == 1:
+            return users
         suspects: set[Tree | None] = {tree for tree in trees.values() if tree.begun <= orphan.start}
         return suspects | ({None} if spawning is not None and spawning <= orphan.start else set())
 
@@ -457,27 +453,10 @@ class Processes:
         self._send_signal(tree.pid, signum, group=True)
 
     def _signal_process(self, process: proc.Process, signum: int) -> None:
-        pidfd = proc.open_process(process)
-        if pidfd is not None:
-            try:
-                self._send_signal(pidfd, signum, group=False)
-            finally:
-                os.close(pidfd)
-
-
-def _tree_by_files(orphan: proc.Process, trees: dict[str, Tree]) -> Tree | None:
-    """The one tree whose folder or logs the orphan uses."""
-    paths = proc.paths_in_use(orphan.pid)
-    users = []
-    for tree in trees.values():
-        folder = os.path.join(os.path.realpath(tree.spec.cwd), "")
-        logs = {os.path.realpath(tree.spec.stdout), os.path.realpath(tree.spec.stderr)}
-        if any(path in logs or os.path.join(path, "").startswith(folder) for path in paths):
-            users.append(tree)
-    return users[0] if len(users) == 1 else None
-
-
-def _finish_logs(tree: Tree) -> None:
-    """Rewrite oversized logs, away from the reaper: many megabytes may have to be copied."""
-    cut = sum(log.finish() for log in tree.logs)
-    tree.listener.exited(msgspec.structs.replace(tree.facts(), log_cut_bytes=cut))
+        with suppress(OSError):  # no file descriptor to hold it by: it will be found again
+            pidfd = proc.open_process(process)
+            if pidfd is not None:
+                try:
+                    self._send_signal(pidfd, signum, group=False)
+                finally:
+                    os.close(pidfd)

@@ -8,11 +8,15 @@ there". This module must not know attempts or solvers.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from typing import NamedTuple
+
+from solvisor.errors import SolvisorError
 
 if sys.platform == "win32":
     raise ImportError("solvisor.process.proc reads Linux's /proc and cannot be used on Windows")
@@ -21,7 +25,20 @@ TOKEN_VARIABLE = "SOLVISOR_ATTEMPT"  # noqa: S105  the name of a variable
 WALK_LIMIT = 1024  # processes looked at in one walk through a tree: a fork bomb must not hold up the daemon
 FILES_LIMIT = 1024  # open files looked at per process
 
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _OUT_OF_SIGHT = (FileNotFoundError, ProcessLookupError, PermissionError)
+
+
+def become_subreaper() -> None:
+    """Make every orphan below this process its child. Once per process; its threads share it."""
+    children = f"/proc/self/task/{threading.get_native_id()}/children"
+    if not os.path.exists(children):
+        raise SolvisorError(
+            f"{children} is missing: Solvisor needs a kernel with CONFIG_PROC_CHILDREN and /proc mounted"
+        )
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise SolvisorError(f"cannot adopt orphaned processes: {os.strerror(ctypes.get_errno())}")
 
 
 class Process(NamedTuple):

@@ -13,6 +13,8 @@ import sys
 import time
 from typing import Protocol
 
+import msgspec
+
 from solvisor.errors import SpawnError
 from solvisor.interfaces import AttemptSpec
 from solvisor.model import ExitFacts, Usage
@@ -91,6 +93,23 @@ class Tree:
         """Note how large one process of the tree was; of two equal figures the later, exact one counts."""
         if size and size >= self.peak[0]:
             self.peak = size, source
+
+    def saw_usage(self, cpu_user: float, cpu_system: float, peak: int) -> None:
+        """Add what a reaped process used, in seconds; ``peak`` is its largest memory in bytes, 0 if not known."""
+        self.cpu_user += cpu_user
+        self.cpu_system += cpu_system
+        self.saw_memory(peak, "wait4")
+
+    def owns_one_of(self, paths: list[str]) -> bool:
+        """Whether one of these is in this attempt's folder or is one of its logs."""
+        folder = os.path.join(os.path.realpath(self.spec.cwd), "")
+        logs = {os.path.realpath(self.spec.stdout), os.path.realpath(self.spec.stderr)}
+        return any(path in logs or os.path.join(path, "").startswith(folder) for path in paths)
+
+    def finish_logs(self) -> None:
+        """Cut oversized logs of a tree that is gone, then tell how it ended."""
+        cut = sum(log.finish() for log in self.logs)
+        self.listener.exited(msgspec.structs.replace(self.facts(), log_cut_bytes=cut))
 
     def facts(self) -> ExitFacts:
         """How it ended, as far as it has ended."""

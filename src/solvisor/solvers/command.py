@@ -148,10 +148,11 @@ def _find(program: str, name: str, config_dir: Path, path: str) -> str:
             raise SpawnError("program_missing", f"{text}; install it, or set command to its full path")
         return str(Path(found).absolute())
     place = (config_dir / program).absolute()
-    if not place.is_file():
-        raise SpawnError(
-            "program_missing", f"the program {place} of solver {name} does not exist; install it, or correct command"
-        )
-    if not os.access(place, os.X_OK):
+    try:
+        executable = stat.S_ISREG(place.stat().st_mode) and os.access(place, os.X_OK)
+    except OSError as error:
+        text = f"the program {place} of solver {name} cannot be found: {error.strerror}; install it, or correct command"
+        raise SpawnError("program_missing", text) from None
+    if not executable:
         raise SpawnError("program_missing", f"the program {place} of solver {name} is not executable; chmod +x {place}")
     return str(place)

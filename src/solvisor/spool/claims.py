@@ -143,15 +143,11 @@ class _Round:
             except OSError as error:
                 answers[take.id] = _not_yet(take, error)
         moves = self._each(moves, Move.begin, answers)
-        planned = [move for move in moves if move.planned]
-        for move in planned:
-            move.make_plan_durable()
-        if planned:
-            files.durable(self._work_fd)
+        if any(move.planned for move in moves):
+            files.durable([*(spot for move in moves for spot in move.plan_spots()), (".", self._work_fd)])
         moves = self._each(moves, Move.move_in, answers)
         moves = self._each(moves, Move.hash, answers)
-        moves = self._each(moves, Move.make_durable, answers)
-        answers |= {taken.take.id: taken for taken in self._durable(moves)}
+        answers |= {taken.take.id: taken for taken in self._make_durable(moves)}
         return [answers[take.id] for take in takes]
 
     def recover(self, ids: Sequence[str]) -> list[Taken]:
@@ -160,11 +156,12 @@ class _Round:
             move = resume(job_id, self._work_fd, self._source_folder_again, self._rules)
             if move is not None:
                 self._fds.callback(move.close)
-                self._kept.append(move)
-        return self._durable(moves)
+                move.hash()
+                moves.append(move)
+        return self._make_durable(moves)
 
     def _each(self, moves: list[Move], step: Callable[[Move], None], answers: dict[str, Taken | NotYet]) -> list[Move]:
-        """Take one step with each; what cannot go on is given back. Those that can are returned."""
+        """Take one step with each; what cannot go on is given back, or kept to be rejected. The others are returned."""
         good: list[Move] = []
         for move in moves:
             try:
@@ -180,15 +177,14 @@ class _Round:
                 good.append(move)
         return good
 
-    def _durable(self, moves: list[Move]) -> list[Taken]:
+    def _make_durable(self, moves: list[Move]) -> list[Taken]:
+        """First what came in, then the folders it came from: a name must not vanish there before it is safe here."""
         for move in self._kept:
             move.hash()
-            move.make_durable()
         moves = moves + self._kept
         if moves:
-            files.durable(self._work_fd)
-            for source_fd in {move.source_fd for move in moves}:
-                files.durable(source_fd)
+            files.durable([*(spot for move in moves for spot in move.spots()), (".", self._work_fd)])
+            files.durable([(".", source_fd) for source_fd in {move.source_fd for move in moves}])
         return [Taken(move.take, move.files, move.uid, move.originals, move.problem) for move in moves]
 
     def _move(self, take: Take) -> Move:

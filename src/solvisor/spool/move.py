@@ -11,7 +11,7 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 from msgspec import Struct
@@ -60,8 +60,8 @@ class Plan(Struct, frozen=True):
 class Move:
     """The claim of one ``Take``.
 
-    ``begin``, ``make_plan_durable``, ``move_in``, ``hash``, ``make_durable``, in this order; ``undo`` after one failed.
-    ``source_fd`` is the folder the drop lies in, and stays the caller's.
+    ``begin``, ``move_in``, ``hash``, in this order; ``undo`` after one failed. What must be durable before ``move_in``
+    and at the end, the caller makes so. ``source_fd`` is the folder the drop lies in, and stays the caller's.
     """
 
     def __init__(self, take: Take, source_fd: int, work_fd: int, rules: Rules) -> None:
@@ -100,10 +100,11 @@ class Move:
         if self.take.folder or several or self._found[0].copy:
             self._write_plan()
 
-    def make_plan_durable(self) -> None:
-        """After this a crash cannot make half a claim look whole. The caller syncs ``work/``. Raises ``NotDurable``."""
-        files.durable_file(PLAN, self._job_fd)
-        files.durable(self._job_fd)
+    def plan_spots(self) -> Iterator[files.Spot]:
+        """What must be durable before anything is moved, lest half a claim look whole after a crash."""
+        if self.planned:
+            yield PLAN, self._job_fd
+            yield ".", self._job_fd
 
     def move_in(self) -> None:
         """Bring the drop into ``input/``. Raises ``Held``."""
@@ -119,10 +120,11 @@ class Move:
         entries = itertools.islice(files.walk(self._input_fd), FILES_MAX)
         self.files = tuple(files.describe(entry, "input/") for entry in entries if not entry.is_folder)
 
-    def make_durable(self) -> None:
-        """fsync each file and folder of the job; the caller syncs the folders around. Raises ``NotDurable``."""
-        files.durable_tree(self._input_fd)
-        files.durable(self._job_fd)
+    def spots(self) -> Iterator[files.Spot]:
+        """What must be durable before the drop may have a row; of a drop too large to be a job, what ``hash`` read."""
+        yield from itertools.islice(files.spots_in(self._input_fd), FILES_MAX)
+        yield ".", self._input_fd
+        yield ".", self._job_fd
 
     def undo(self) -> bool:
         """Give everything back and leave no trace. ``False`` if that cannot be: then all that is here stays here."""
@@ -151,6 +153,9 @@ class Move:
         """
         self._job_fd = self._open(self.take.id, self._work_fd)
         files.discard(_COPY, self._job_fd)
+        if not self.take.folder:
+            with contextlib.suppress(FileExistsError):  # as it should
+                os.mkdir(_INPUT, 0o750, dir_fd=self._job_fd)
         if files.lstat(_INPUT, self._job_fd) is not None:
             self._input_fd = self._open(_INPUT, self._job_fd)
         if plan is not None and not self._is_whole(plan) and self.undo():
@@ -214,8 +219,7 @@ class Move:
         name = found.name
         if not self.planned:
             self._write_plan()
-            self.make_plan_durable()
-            files.durable(self._work_fd)
+            files.durable([*self.plan_spots(), (".", self._work_fd)])
         if stat.S_ISREG(found.stat.st_mode):
             fd = open_settled(name, self.source_fd, found.stat, self._rules)
             try:
@@ -234,7 +238,7 @@ class Move:
         if found.copy:
             self._copy_folder(found)
             return
-        os.rename(found.name, _INPUT, src_dir_fd=self.source_fd, dst_dir_fd=self._job_fd)
+        files.move_folder(found.name, self.source_fd, _INPUT, self._job_fd)
         # From here on only a program that already worked inside the folder can reach it; this second look sees it.
         if not unchanged(found, look_at_folder(_INPUT, self._job_fd, self._rules)):
             raise Held(found.name, "writer", f"{files.escape_name(found.name)} changed at this moment")
@@ -280,7 +284,7 @@ class Move:
         elif there is not None:
             return False
         else:
-            os.rename(_INPUT, name, src_dir_fd=self._job_fd, dst_dir_fd=self.source_fd)
+            files.move_folder(_INPUT, self._job_fd, name, self.source_fd)
         return True
 
     def _tree_originals(self) -> tuple[Original, ...]:

@@ -61,27 +61,37 @@ class Results:
                 files.copy_tree(input_fd, output_fd, skip)
             os.rename(_STAGING, _OUTPUT, src_dir_fd=job_fd, dst_dir_fd=job_fd)
 
-    def collect(self, job_id: str, spec_inputs: Sequence[FileFact]) -> tuple[FileFact, ...]:
-        """Make what the try left durable and list it: ``output/...``, ``stdout.log``, ``stderr.log``.
+    def collect(self, batch: Sequence[tuple[str, Sequence[FileFact]]]) -> list[tuple[FileFact, ...] | OSError]:
+        """Make what tries left durable and list it: ``output/...``, ``stdout.log``, ``stderr.log``.
 
-        Staged inputs that did not change are removed from ``output/`` and not listed; links are listed, not followed;
-        what lies deeper than ``files.DEPTH_MAX`` folders or is neither file nor link is left alone. Call it when
-        no process of the job is left. Raises ``NotDurable``, ``OSError``.
+        ``batch`` holds job ids with their inputs; for each the list is returned, or the error that kept it from being
+        made. Staged inputs that did not change are removed from ``output/`` and not listed; links are listed, not
+        followed; what lies deeper than ``files.DEPTH_MAX`` folders or is neither file nor link is left alone. Call it
+        when no process of these jobs is left. Raises ``NotDurable``.
         """
-        staged = {fact.path.removeprefix("input/"): fact for fact in spec_inputs}
-        with _folder(self._home.work / job_id) as job_fd:
-            facts = [*_outputs(job_fd, staged), *_logs(job_fd)]
-            _make_durable(job_fd)
-        return tuple(facts)
+        lists: list[tuple[FileFact, ...] | OSError] = []
+        spots: list[files.Spot] = []
+        with contextlib.ExitStack() as folders:
+            for job_id, inputs in batch:
+                try:
+                    job_fd = folders.enter_context(_folder(self._home.work / job_id))
+                    staged = {fact.path.removeprefix("input/"): fact for fact in inputs}
+                    listed = (*_outputs(job_fd, staged), *_logs(job_fd))
+                    spots += _spots(job_fd, folders)
+                    lists.append(listed)
+                except OSError as error:
+                    lists.append(error)
+            files.durable(spots)
+        return lists
 
     def write_durably(self, path: Path, data: bytes) -> None:
         """Write a file that exists either whole and durable or not at all. Raises ``NotDurable``, ``OSError``."""
         with _folder(path.parent) as folder_fd:
             files.discard(_TEMPORARY, folder_fd)
             files.write_file(_TEMPORARY, folder_fd, data)
-            files.durable_file(_TEMPORARY, folder_fd)
+            files.durable([(_TEMPORARY, folder_fd)])
             os.rename(_TEMPORARY, path.name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
-            files.durable(folder_fd)
+            files.durable([(".", folder_fd)])
 
     def publish(self, batch: Sequence[Publication]) -> tuple[list[str], dict[str, OSError]]:
         """Write each manifest and move each folder to its target, durably.
@@ -104,7 +114,7 @@ def _put_aside(job_fd: int, name: str) -> None:
     with _folder(name, job_fd) as aside_fd:
         for left in (_OUTPUT, *_LOGS):
             if files.lstat(left, aside_fd) is None and files.lstat(left, job_fd) is not None:
-                os.rename(left, left, src_dir_fd=job_fd, dst_dir_fd=aside_fd)
+                files.move_folder(left, job_fd, left, aside_fd)
 
 
 def _outputs(job_fd: int, staged: dict[str, FileFact]) -> Iterator[FileFact]:
@@ -138,14 +148,16 @@ def _logs(job_fd: int) -> Iterator[FileFact]:
             yield files.describe(files.Entry(name, name, job_fd, found, 1), "")
 
 
-def _make_durable(job_fd: int) -> None:
-    if files.lstat(_OUTPUT, job_fd) is not None:
-        with _folder(_OUTPUT, job_fd) as output_fd:
-            files.durable_tree(output_fd)
+def _spots(job_fd: int, folders: contextlib.ExitStack) -> Iterator[files.Spot]:
+    """What of a job's folder must be durable before its row may say that it is."""
     for name in _LOGS:
-        with contextlib.suppress(FileNotFoundError):
-            files.durable_file(name, job_fd)
-    files.durable(job_fd)
+        if files.lstat(name, job_fd) is not None:
+            yield name, job_fd
+    if files.lstat(_OUTPUT, job_fd) is not None:
+        output_fd = folders.enter_context(_folder(_OUTPUT, job_fd))
+        yield from files.spots_in(output_fd)
+        yield ".", output_fd
+    yield ".", job_fd
 
 
 class _Item:
@@ -175,23 +187,16 @@ class _Batch:
     def __exit__(self, *_: object) -> None:
         self._fds.close()
 
-    def write_durably(self, path: Path, data: bytes) -> None:
-        """Write a file that exists either whole and durable or not at all. Raises ``NotDurable``, ``OSError``."""
-        with _folder(path.parent) as folder_fd:
-            files.discard(_TEMPORARY, folder_fd)
-            files.write_file(_TEMPORARY, folder_fd, data)
-            files.durable_file(_TEMPORARY, folder_fd)
-            os.rename(_TEMPORARY, path.name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
-            files.durable(folder_fd)
-
     def publish(self, batch: Sequence[Publication], errors: dict[str, OSError]) -> list[str]:
         items = [_Item(publication, self._work_fd, self._target(publication.target)) for publication in batch]
-        for step in (self._write, _sync_manifest, _name_manifest, _sync_folder, _move):
-            items = _each(items, step, errors)
+        items = _each(items, self._write, errors)
+        files.durable((_TEMPORARY, item.fd) for item in items if item.written)
+        items = _each(items, _name_manifest, errors)
+        files.durable((".", item.fd) for item in items)
+        items = _each(items, _move, errors)
         if items:
-            files.durable(self._work_fd)
-            for target_fd in self._targets.values():
-                files.durable(target_fd)
+            files.durable((".", target_fd) for target_fd in self._targets.values())
+            files.durable([(".", self._work_fd)])
         return [item.publication.id for item in items]
 
     def _write(self, item: _Item) -> None:
@@ -213,6 +218,8 @@ class _Batch:
 
     def _target(self, name: str) -> int:
         if name not in self._targets:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self._home.root / name)  # somebody cleared the results away, with their folder
             self._targets[name] = self._opened(files.open_folder(str(self._home.root / name)))
         return self._targets[name]
 
@@ -222,12 +229,11 @@ class _Batch:
 
 
 def _each(items: list[_Item], step: Callable[[_Item], None], errors: dict[str, OSError]) -> list[_Item]:
+    """Take one step with each; the error of those that fail is noted, the others are returned."""
     good: list[_Item] = []
     for item in items:
         try:
             step(item)
-        except files.NotDurable:
-            raise
         except OSError as error:
             errors[item.publication.id] = error
         else:
@@ -235,24 +241,15 @@ def _each(items: list[_Item], step: Callable[[_Item], None], errors: dict[str, O
     return good
 
 
-def _sync_manifest(item: _Item) -> None:
-    if item.written:
-        files.durable_file(_TEMPORARY, item.fd)
-
-
 def _name_manifest(item: _Item) -> None:
     if item.written:
         os.rename(_TEMPORARY, _MANIFEST, src_dir_fd=item.fd, dst_dir_fd=item.fd)
 
 
-def _sync_folder(item: _Item) -> None:
-    files.durable(item.fd)
-
-
 def _move(item: _Item) -> None:
     if item.waiting:
         job_id = item.publication.id
-        os.rename(job_id, job_id, src_dir_fd=item.work_fd, dst_dir_fd=item.target_fd)
+        files.move_folder(job_id, item.work_fd, job_id, item.target_fd)
 
 
 def _holds(folder_fd: int, manifest: bytes) -> bool:
