@@ -45,7 +45,7 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict --platform linux --cache-dir .mypy_cache/linux $(CHECKED)
-	$(BIN)/mypy --strict --platform win32 --cache-dir .mypy_cache/win32 $(CHECKED)
+	$(BIN)/mypy --strict --platform win32 --cache-dir .mypy_cache/win32 src service
 	$(BIN)/lint-imports --no-logo
 
 schemas: venv

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -68,7 +68,7 @@ class ScriptedBackend:
     def __init__(self) -> None:
         self.handles: list[ScriptedHandle] = []
         self.refuse: SpawnError | None = None
-        self.on_launch = lambda spec: None
+        self.on_launch: Callable[[AttemptSpec], None] = lambda spec: None
 
     async def launch(self, spec: AttemptSpec) -> ScriptedHandle:
         self.on_launch(spec)

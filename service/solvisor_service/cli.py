@@ -42,8 +42,10 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _config_check(arguments: argparse.Namespace) -> int:
     from solvisor import config
+    from solvisor.process import host
 
     loaded = config.load(_config(arguments))
+    loaded.limits(host.usable_cpus(), host.total_memory_bytes())
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     names = ", ".join(sorted(loaded.solver)) or "none"

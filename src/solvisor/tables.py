@@ -2,8 +2,8 @@
 
 Rules: the records' own types are the only description of what is allowed; from them come the conversion, the sentence
 that says what is allowed, the JSON Schema for editors and the way back to TOML. A ``Rule`` on a type says how text
-becomes a value (``"2h"`` -> 7200.0). A fault never stops the reading: the field keeps its default, so that what hangs on
-it is still looked at. This module knows no key of any file.
+becomes a value (``"2h"`` -> 7200.0). A fault never stops the reading: the field keeps its default, so that what hangs
+on it is still looked at. This module knows no key of any file.
 """
 
 from __future__ import annotations

@@ -157,6 +157,31 @@ async def test_no_file_descriptor_left_proves_nothing(
     assert is_gone(left)
 
 
+async def test_clues_may_be_hidden_for_a_moment(
+    processes: Processes, attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that changes its program shows no environment; its attempt must not be taken for empty meanwhile."""
+    real = proc.token
+    hidden = 3
+
+    def token(pid: int) -> str | None:
+        nonlocal hidden
+        hidden -= 1
+        return None if hidden >= 0 else real(pid)
+
+    monkeypatch.setattr(proc, "token", token)
+    older = attempts.shell("until test -e go; do sleep 0.01; done")
+    older_handle = await launch(processes, older)
+    only_token = 'setsid sh -c \'cd /; echo $$ > "$0"; exec sleep 1000\' "$PWD/pid" > /dev/null 2>&1'
+    attempt = attempts.shell(f"{only_token} & until test -s pid; do :; done; exit 3")
+    handle = await launch(processes, attempt)
+    assert (await handle.wait()).exit_code == 3
+    assert is_gone(attempt.pid())
+    assert hidden < 0
+    (older.folder / "go").touch()
+    await older_handle.wait()
+
+
 async def test_a_leader_held_by_a_debugger(processes: Processes, attempts: Attempts) -> None:
     """The zombie of a traced process is not ours to reap before its tracer lets go; nobody else waits for that."""
     attempt = attempts.shell("until test -e go; do :; done; exit 3")

@@ -66,6 +66,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 SAMPLE_SECONDS = (0.005, 1.0)  # first pause between two looks at a running tree, and the longest
 SWEEP_SECONDS = (0.001, 0.05, 1.0)  # first pause between two looks for leftovers, the longest, and after giving up
 _PEAK_SLACK = 1 << 20  # the kernel counts pages per processor and sums them up only roughly
+CLUE_SECONDS = 0.1  # how long an orphan may hide its clues: it shows none while it changes its program
 CLOSE_SECONDS = 1.0  # how long closing waits for a program that hangs while it is being started
 
 
@@ -103,6 +104,7 @@ class Processes:
         self._epoll.register(self._bell, select.EPOLLIN)
 
         self._ending: set[Tree] = set()  # trees whose leader exited
+        self._seen: dict[tuple[int, int], tuple[float, Tree | None]] = {}  # orphans: since when, and whose if known
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_numbers = itertools.count()
         self._sweep_at = math.inf
@@ -332,8 +334,10 @@ class Processes:
         waits = False
         held: set[Tree | None] = set()  # ending trees of which something is left
         try:
-            for orphan in self._orphans():
-                trees = self._trees_of(orphan)
+            orphans = self._orphans()
+            self._seen = {key: self._seen[key] for o in orphans if (key := (o.pid, o.start)) in self._seen}
+            for orphan in orphans:
+                trees, is_sure = self._trees_of(orphan)
                 if orphan.state == "Z":
                     # What it left became ours before it turned into a zombie, but maybe after we had looked.
                     held |= trees
@@ -344,6 +348,7 @@ class Processes:
                         self._signal_process(orphan, signal.SIGKILL)
                 else:
                     waits |= None in trees
+                    held |= set() if is_sure else trees
         except OSError:  # no file descriptor or memory to look with: nothing is proven
             held.update(self._ending)
         for tree in self._ending - held:
@@ -410,24 +415,26 @@ class Processes:
         processes = [process for pid in unknown if (process := proc.read_process(pid)) is not None]
         return [p for p in processes if p.parent == self._pid and p.session != self._session]
 
-    def _trees_of(self, orphan: proc.Process) -> set[Tree | None]:
+    def _trees_of(self, orphan: proc.Process) -> tuple[set[Tree | None], bool]:
         """The one tree that a clue leads to; without a clue, every tree that ran when the orphan was started.
 
-        ``None`` among these stands for the attempt that is just being started and is not in the books yet.
+        ``None`` among these stands for the attempt that is just being started and is not in the books yet. The second
+        part of the answer is false while a clue may be hidden: the orphan may be changing its program, or dying.
         """
+        key = orphan.pid, orphan.start
+        since, tree = self._seen.get(key, (time.monotonic(), None))
         with self._lock:
             trees = dict(self._trees)
-            tree = self._sessions.get(orphan.session)
+            tree = tree or self._sessions.get(orphan.session)
             spawning = self._spawning
-        tree = tree or trees.get(proc.token(orphan.pid) or "")
+        tree = tree or trees.get(proc.token(orphan.pid) or "") or _only_user(trees, proc.paths_in_use(orphan.pid))
+        self._seen[key] = since, tree
         if tree is not None:
-            return {tree}
-        paths = proc.paths_in_use(orphan.pid)
-        users: set[Tree | None] = {tree for tree in trees.values() if tree.owns_one_of(paths)}
-        if len(users) == 1:
-            return users
+            return {tree}, True
         suspects: set[Tree | None] = {tree for tree in trees.values() if tree.begun <= orphan.start}
-        return suspects | ({None} if spawning is not None and spawning <= orphan.start else set())
+        if spawning is not None and spawning <= orphan.start:
+            suspects.add(None)
+        return suspects, not orphan.exiting and time.monotonic() - since >= CLUE_SECONDS
 
     # Signals
 
@@ -435,7 +442,7 @@ class Processes:
         """Signal the group, and all we can find of the tree outside it."""
         outside: list[proc.Process] = []
         with suppress(OSError):  # no file descriptor to look with: the group at least
-            roots = [orphan for orphan in self._orphans() if self._trees_of(orphan) == {tree}]
+            roots = [orphan for orphan in self._orphans() if self._trees_of(orphan)[0] == {tree}]
             leader = proc.read_process(tree.pid)
             outside = roots + [below for root in roots for below in proc.descendants(root)]
             outside += proc.descendants(leader) if leader is not None else []
@@ -460,3 +467,8 @@ class Processes:
                     self._send_signal(pidfd, signum, group=False)
                 finally:
                     os.close(pidfd)
+
+
+def _only_user(trees: dict[str, Tree], paths: list[str]) -> Tree | None:
+    users = [tree for tree in trees.values() if tree.owns_one_of(paths)]
+    return users[0] if len(users) == 1 else None

@@ -26,6 +26,7 @@ WALK_LIMIT = 1024  # processes looked at in one walk through a tree: a fork bomb
 FILES_LIMIT = 1024  # open files looked at per process
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_PF_EXITING = 0x4  # linux/sched.h
 _OUT_OF_SIGHT = (FileNotFoundError, ProcessLookupError, PermissionError)
 
 
@@ -42,7 +43,10 @@ def become_subreaper() -> None:
 
 
 class Process(NamedTuple):
-    """One process as ``/proc/PID/stat`` shows it; ``start`` is in clock ticks since boot."""
+    """One process as ``/proc/PID/stat`` shows it; ``start`` is in clock ticks since boot.
+
+    ``exiting``: it has let go of its memory and files, or is about to, though it may not be a zombie yet.
+    """
 
     pid: int
     state: str
@@ -50,6 +54,7 @@ class Process(NamedTuple):
     group: int
     session: int
     start: int
+    exiting: bool
 
 
 def read_process(pid: int) -> Process | None:
@@ -59,7 +64,8 @@ def read_process(pid: int) -> Process | None:
         return None
     # The program's name, in brackets, may itself hold blanks and brackets.
     fields = stat[stat.rindex(b")") + 2 :].split()
-    return Process(pid, fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
+    parent, group, session, flags, start = (int(fields[at]) for at in (1, 2, 3, 6, 19))
+    return Process(pid, fields[0].decode(), parent, group, session, start, bool(flags & _PF_EXITING))
 
 
 def is_same(process: Process) -> bool:
