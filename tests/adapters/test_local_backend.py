@@ -276,7 +276,8 @@ async def test_orphan_without_a_clue_waits_for_all_that_may_own_it(backend: Loca
     older = attempts.shell(idle)
     older_handle = await backend.launch(older.spec)
     older.pid()
-    maker = attempts.shell(f"({WITHOUT_A_CLUE} &); {wait}")
+    # It stays a child of its maker until that ends: had it been an orphan before, it might have been seen with a clue.
+    maker = attempts.shell(f"{WITHOUT_A_CLUE} & {wait}")
     maker_handle = await backend.launch(maker.spec)
     orphan = proc.read_process(maker.pid())
     assert orphan is not None
