@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from solvisor.machine import TABLE, Event, Published
+from solvisor.events import Event, Published
+from solvisor.machine import TABLE
 from solvisor.model import TERMINAL, State
 
 PAGE = Path(__file__).with_name("states.md")

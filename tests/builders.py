@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from solvisor import machine
-from solvisor.machine import (
+from solvisor.events import (
     Accept,
     BackoffOver,
     Cancel,
@@ -122,11 +122,11 @@ class Story:
         demand: Demand | None = None,
         *,
         after: Sequence[str] = (),
-        broken: str | None = None,
+        failed_dependency: str | None = None,
         **changes: Any,
     ) -> list[Effect]:
         intake = make_intake(job_id, after=tuple(after), **changes)
-        event = Accept(job_id, intake, demand or make_demand(), frozenset(after), broken, self.now_us)
+        event = Accept(job_id, intake, demand or make_demand(), frozenset(after), failed_dependency, self.now_us)
         return machine.apply(self.world, event)
 
     def dispatch(self, job_id: str, settings: Settings | None = None) -> list[Effect]:

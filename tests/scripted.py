@@ -90,6 +90,7 @@ class Bench:
         self.store = Store.open(self.home.db)
         self.ids = IdMaker()
         self.backend = ScriptedBackend()
+        self.survivors: set[str] = set()
         self.engine: Engine
 
     @asynccontextmanager
@@ -123,7 +124,13 @@ class Bench:
             self.stopped = anyio.Event()
 
             async def live() -> None:
-                await self.engine.run(adopted=adopted, alive=alive, intake=anyio.sleep_forever, ready=ready.set)
+                await self.engine.run(
+                    adopted=adopted,
+                    alive=alive,
+                    survivors=lambda: self.survivors,
+                    intake=anyio.sleep_forever,
+                    ready=ready.set,
+                )
                 self.stopped.set()
 
             tasks.start_soon(live)

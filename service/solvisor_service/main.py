@@ -103,12 +103,16 @@ async def _run(config: Config, home: Home, store: Store, scripts: Mapping[str, M
                 post=post,
             ),
         )
-        originals = [original for job in live for original in job.spec.originals]
+        originals = [original for job in live for original in job.spec.originals] + store.recent_originals()
         inbox = Inbox(home, lambda: config, lambda: limits, claims, IdMaker(store.last_id()), originals)
         tasks.start_soon(_obey_signals, engine)
         tasks.start_soon(_feed_watchdog)
         await engine.run(
-            adopted=adopted, alive=alive, intake=partial(inbox.run, engine.accept), ready=partial(_ready, home, config)
+            adopted=adopted,
+            alive=alive,
+            survivors=partial(posix.survivors, home_id),
+            intake=partial(inbox.run, engine.accept),
+            ready=partial(_ready, home, config),
         )
         tasks.cancel_scope.cancel()
     log.info("daemon.stopped", home=str(home.root))

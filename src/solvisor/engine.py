@@ -22,9 +22,23 @@ import structlog
 from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
-from . import machine, scheduler
+from . import events, machine, scheduler
 from .config import Config
-from .machine import Accept, Collect, Discarded, Dispatch, Effect, Event, Exited, Lost, Publish, Published, Start, Stop
+from .events import (
+    Accept,
+    Collect,
+    Discarded,
+    Dispatch,
+    Effect,
+    Event,
+    Exited,
+    Gone,
+    Lost,
+    Publish,
+    Published,
+    Start,
+    Stop,
+)
 from .model import TERMINAL, Demand, ExitFacts, Intake, Job, JobSpec, Limits, State
 from .runner import Runner, now_us
 from .spool import Publication, Results
@@ -35,6 +49,9 @@ T = TypeVar("T")
 
 RETRY_SECONDS = 1.0
 """The rest before a refused commit or publication is tried again."""
+
+SURVIVORS_SECONDS = 5.0
+"""The rest between two looks for processes of an earlier life that would not die."""
 
 COLLECTORS = 2
 """Collections under way at once: one with gigabytes to hash does not hold up all others."""
@@ -142,13 +159,15 @@ class Engine:
         *,
         adopted: Sequence[Intake],
         alive: Collection[str],
+        survivors: Callable[[], Collection[str]],
         intake: Callable[[], Awaitable[None]],
         ready: Callable[[], None],
     ) -> None:
         """Recover, then serve until drained.
 
         ``adopted`` are claims of an earlier life without a row; ``alive`` the tokens of earlier attempts whose
-        processes would not die. ``intake`` feeds ``accept`` until it is cancelled; it starts once recovery is recorded
+        processes would not die, and ``survivors`` (blocking) tells which of them still live. ``intake`` feeds
+        ``accept`` until it is cancelled; it starts once recovery is recorded
         and ``ready`` was called.
         """
         async with anyio.create_task_group() as self._tasks:
@@ -157,6 +176,8 @@ class Engine:
             self._tasks.start_soon(self._hardener)
             self._tasks.start_soon(self._publisher)
             await self._recover(alive)
+            if alive:
+                self._tasks.start_soon(self._outlive, survivors)
             self._intakes.append((adopted, anyio.Event()))
             await self._pass()
             self._tasks.start_soon(self._feed, intake)
@@ -164,7 +185,7 @@ class Engine:
             while not self._world.draining or self._feeding or self._busy():
                 await self._wait()
                 await self._pass()
-            await self._in_store(self._store.harden)
+            await self._persist(self._store.harden)
             self._tasks.cancel_scope.cancel()
 
     async def _feed(self, intake: Callable[[], Awaitable[None]]) -> None:
@@ -226,7 +247,7 @@ class Engine:
             effects += self._apply(self._dispatch(self._world.jobs[job_id]))
         changed, published = self._world.take_changed()
         if changed or published:
-            await self._record(changed, published)
+            await self._persist(partial(self._store.record, changed, published))
         for effect in effects:
             self._act(effect, announcements)
         if announcements:
@@ -245,7 +266,7 @@ class Engine:
             if other is not None:
                 refusal = ("key", f"the key {spec.key!r} belongs to {other} already; drop it again with another key")
         unmet: set[str] = set()
-        broken = None
+        failed_dependency = None
         if refusal is None:
             states = await self._states(spec.after)
             for other in spec.after:
@@ -255,11 +276,12 @@ class Engine:
                 elif state not in TERMINAL:
                     unmet.add(other)
                 elif state is not State.SUCCEEDED:
-                    broken = other
+                    failed_dependency = other
         if refusal is not None:
             spec = replace(spec, key=None)
         intake = replace(intake, spec=spec, refusal=refusal)
-        return Accept(intake.id, intake, self._demand(spec), frozenset(unmet), broken, now_us())
+        demand = self._demand(spec)
+        return Accept(intake.id, intake, demand, frozenset(unmet), failed_dependency, now_us())
 
     async def _job_of_key(self, key: str) -> str | None:
         for job in self._world.changed:
@@ -280,15 +302,14 @@ class Engine:
     def _dispatch(self, job: Job) -> Dispatch:
         return Dispatch(job.id, secrets.token_hex(16), self._host, self._config.settings(job.spec), now_us())
 
-    async def _record(self, changed: Sequence[Job], published: Sequence[str]) -> None:
+    async def _persist(self, write: Callable[[], None]) -> None:
+        """Have the store write; while it cannot (a full disk), everything waits here and nothing is lost."""
         while True:
             try:
-                await self._in_store(partial(self._store.record, changed, published))
+                return await self._in_store(write)
             except StoreUnavailable as error:
                 log.error("store.unavailable", error=str(error), retry_seconds=RETRY_SECONDS)
                 await anyio.sleep(RETRY_SECONDS)
-            else:
-                return
 
     def _act(self, effect: Effect, announcements: list[Callable[[], None]]) -> None:
         job = self._world.jobs[effect.id] if not isinstance(effect, Discarded) else None
@@ -319,13 +340,7 @@ class Engine:
         """Make recorded things durable, then announce them; one commit for all that piled up."""
         while True:
             announcements = await self._undurable.take()
-            while True:
-                try:
-                    await self._in_store(self._store.harden)
-                    break
-                except StoreUnavailable as error:
-                    log.error("store.unavailable", error=str(error), retry_seconds=RETRY_SECONDS)
-                    await anyio.sleep(RETRY_SECONDS)
+            await self._persist(self._store.harden)
             for announce in announcements:
                 announce()
 
@@ -381,30 +396,39 @@ class Engine:
         for event in interrupted:
             effects += self._apply(event)
         changed, published = self._world.take_changed()
-        await self._record(changed, published)
+        await self._persist(partial(self._store.record, changed, published))
         for effect in effects:
             self._act(effect, announcements)
         self._undurable.add(*announcements)
         if jobs:
             log.info("daemon.recovered", jobs=len(jobs), interrupted=len(interrupted))
 
+    async def _outlive(self, survivors: Callable[[], Collection[str]]) -> None:
+        """Free the room of earlier attempts, one by one, as their last processes end after all."""
+        stuck = {job.current.token: job.id for job in self._world.jobs.values() if job.id in self._world.holding}
+        while stuck:
+            alive = await anyio.to_thread.run_sync(survivors)
+            for token in stuck.keys() - set(alive):
+                self.post(Gone(stuck.pop(token), token))
+            await anyio.sleep(SURVIVORS_SECONDS)
+
     async def _in_store(self, function: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(function, limiter=self._store_turn)
 
     def _log_event(self, event: Event) -> None:
         match event:
-            case machine.Spawned():
+            case events.Spawned():
                 log.info("attempt.started", id=event.id, pid=event.pid)
-            case machine.SpawnFailed():
+            case events.SpawnFailed():
                 log.warning("attempt.not_started", id=event.id, code=event.reason, message=event.message)
-            case machine.Exited():
+            case events.Exited():
                 facts = event.facts
                 log.info("attempt.exited", id=event.id, exit_code=facts.exit_code, signal=facts.signal)
-            case machine.DeadlinePassed():
+            case events.DeadlinePassed():
                 log.warning("attempt.timeout", id=event.id)
-            case machine.Lost():
+            case events.Lost():
                 log.warning("attempt.lost", id=event.id)
-            case machine.BackoffOver():
+            case events.BackoffOver():
                 log.info("job.retry", id=event.id)
             case _:
                 pass

@@ -12,175 +12,46 @@ scheduler's; here stands only what is *legal*. The diagrams in the docs are draw
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from . import manifest
 from .errors import IllegalEvent
-from .model import TERMINAL, Attempt, Cause, Demand, ExitFacts, Intake, Job, Settings, State, Verdict
+from .events import (
+    Accept,
+    BackoffOver,
+    Cancel,
+    Collect,
+    DeadlinePassed,
+    DependencyOver,
+    Discarded,
+    Dispatch,
+    Effect,
+    Ended,
+    Event,
+    Exited,
+    Fenced,
+    Gone,
+    Judged,
+    Lost,
+    Publish,
+    Published,
+    Spawned,
+    SpawnFailed,
+    Start,
+    Stop,
+)
+from .model import TERMINAL, Attempt, Cause, Demand, ExitFacts, Job, State, Verdict
 from .world import World
 
 BACKOFF_MAX_SECONDS = 300.0
-"""The longest rest between two tries, whatever the solver's ``retry.delay``."""
+"""The rest between two tries stops doubling here; a longer ``retry.delay`` stays as it is."""
 
 DOUBLINGS_MAX = 60
 """How often the rest doubles at most: any delay has reached the longest rest by then, and no float overflows."""
-
-
-# --- events ---------------------------------------------------------------------------------------------------------
-
-
-class Event(Struct, frozen=True):
-    """Something that happened to the job ``id``."""
-
-    id: str
-
-
-class Accept(Event, frozen=True):
-    """A drop was claimed and hashed. ``unmet`` are live jobs it waits for, ``broken`` one that already failed it."""
-
-    intake: Intake
-    demand: Demand
-    unmet: frozenset[str]
-    broken: str | None
-    now_us: int
-
-
-class Dispatch(Event, frozen=True):
-    """The scheduler gives the job its room."""
-
-    token: str
-    host: str
-    settings: Settings
-    now_us: int
-
-
-class Fenced(Event, frozen=True):
-    """An event of one attempt, valid only while ``token`` is the current one."""
-
-    token: str
-
-
-class Spawned(Fenced, frozen=True):
-    """The process exists. ``now`` is monotonic and arms the timeout."""
-
-    argv: tuple[str, ...]
-    pid: int
-    pid_start: int | None
-    boot_id: str | None
-    now: float
-
-
-class SpawnFailed(Fenced, frozen=True):
-    """No process came to be; ``reason`` is the open code."""
-
-    reason: str
-    message: str
-    now: float
-    now_us: int
-
-
-class DeadlinePassed(Fenced, frozen=True):
-    """The attempt ran longer than its timeout."""
-
-
-class Exited(Fenced, frozen=True):
-    """The process tree is proven empty (or would not die: ``facts.unkillable``)."""
-
-    facts: ExitFacts
-    interruptions_max: int
-    now_us: int
-
-
-class Judged(Fenced, frozen=True):
-    """The outputs are durable and the verdict is known. ``now`` is monotonic."""
-
-    verdict: Verdict
-    now: float
-    now_us: int
-
-
-class Lost(Fenced, frozen=True):
-    """The attempt ended through no fault of the job: the daemon died or was stopped before the attempt's own end."""
-
-    interruptions_max: int
-    now_us: int
-
-
-class Gone(Fenced, frozen=True):
-    """What would not die is gone after all."""
-
-
-class BackoffOver(Event, frozen=True):
-    """The rest before the next try is over."""
-
-
-class Cancel(Event, frozen=True):
-    """A user wants the job ended."""
-
-    now_us: int
-
-
-class Settled(Event, frozen=True):
-    """A job this one waits for became terminal."""
-
-    other: str
-    succeeded: bool
-    now_us: int
-
-
-class Published(Event, frozen=True):
-    """The manifest is on disk and the folder in its final place."""
-
-
-# --- effects --------------------------------------------------------------------------------------------------------
-
-
-class Effect(Struct, frozen=True):
-    """Something for the engine to do for the job ``id``."""
-
-    id: str
-
-
-class Start(Effect, frozen=True):
-    """Stage and start the attempt ``token`` (once recorded)."""
-
-    token: str
-
-
-class Stop(Effect, frozen=True):
-    """End the processes of the attempt ``token``."""
-
-    token: str
-
-
-class Collect(Effect, frozen=True):
-    """Judge, make durable and hash what the attempt ``token`` left (once recorded)."""
-
-    token: str
-
-
-class Publish(Effect, frozen=True):
-    """Write the manifest and move the folder (once durable)."""
-
-
-class Ended(Effect, frozen=True):
-    """The job became terminal: whoever waits for it must learn so. ``apply`` itself carries this out."""
-
-    succeeded: bool
-    now_us: int
-
-
-class Discarded(Effect, frozen=True):
-    """An event of a superseded attempt was ignored; worth a log line."""
-
-    event: str
-    token: str
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -192,7 +63,7 @@ TABLE: dict[tuple[State | None, type[Event]], frozenset[State | None]] = {
     (None, Accept): frozenset({Q, J, K}),
     (Q, Dispatch): frozenset({R}),
     (Q, BackoffOver): frozenset({Q}),
-    (Q, Settled): frozenset({Q, K}),
+    (Q, DependencyOver): frozenset({Q, K}),
     (Q, Cancel): frozenset({X}),
     (R, Spawned): frozenset({R}),
     (R, SpawnFailed): frozenset({Q, F, X}),
@@ -223,7 +94,7 @@ def apply(world: World, event: Event) -> list[Effect]:
         outcome = outcomes.popleft()
         if isinstance(outcome, Ended):
             for waiting in sorted(world.dependents.get(outcome.id, ())):
-                outcomes += _step(world, Settled(waiting, outcome.id, outcome.succeeded, outcome.now_us))
+                outcomes += _step(world, DependencyOver(waiting, outcome.id, outcome.succeeded, outcome.now_us))
         else:
             effects.append(outcome)
     return effects
@@ -257,7 +128,7 @@ def _obstacle(world: World, event: Event) -> str | None:
             return "it waits for more than room"
         case BackoffOver() if world.jobs[event.id].backoff_seconds == 0:
             return "it does not rest"
-        case Settled() if event.other not in world.unmet.get(event.id, ()):
+        case DependencyOver() if event.other not in world.unmet.get(event.id, ()):
             return f"it does not wait for {event.other}"
         case Spawned() | SpawnFailed() if world.jobs[event.id].current.pid is not None:
             return "its process exists already"
@@ -279,8 +150,8 @@ def _accept(world: World, job: None, event: Accept) -> list[Effect]:
     if intake.refusal is not None:
         code, message = intake.refusal
         return _finish(world, replace(new, code=code, message=message), State.REJECTED, event.now_us)
-    if event.broken is not None:
-        return _skip(world, new, event.broken, event.now_us)
+    if event.failed_dependency is not None:
+        return _skip(world, new, event.failed_dependency, event.now_us)
     world.put(new)
     if event.unmet:
         world.wait_for(new, event.unmet)
@@ -309,10 +180,10 @@ def _spawned(world: World, job: Job, event: Spawned) -> list[Effect]:
     attempt = job.current
     limit = attempt.settings.timeout_seconds
     if limit is not None:
-        heapq.heappush(world.deadlines, (event.now + limit, event.token, job.id))
+        world.arm(event.now + limit, event.token, job.id)
     facts = {"argv": event.argv, "pid": event.pid, "pid_start": event.pid_start, "boot_id": event.boot_id}
     world.put(_with_attempt(job, **facts))
-    return [Stop(job.id, event.token)] if job.cancel else []
+    return []
 
 
 def _spawn_failed(world: World, job: Job, event: SpawnFailed) -> list[Effect]:
@@ -333,8 +204,7 @@ def _cancel(world: World, job: Job, event: Cancel) -> list[Effect]:
         job = replace(job, backoff_seconds=0.0, message=message)
         return _finish(world, job, State.CANCELLED, event.now_us)
     world.put(replace(job, cancel=True))
-    attempt = job.current
-    return [Stop(job.id, attempt.token)] if job.state is State.RUNNING and attempt.pid is not None else []
+    return [Stop(job.id, job.current.token)] if job.state is State.RUNNING else []
 
 
 def _exited(world: World, job: Job, event: Exited) -> list[Effect]:
@@ -378,7 +248,7 @@ def _judged(world: World, job: Job, event: Judged) -> list[Effect]:
 
 def _conclude(world: World, job: Job, verdict: Verdict, now: float, now_us: int) -> list[Effect]:
     """An attempt ended with a verdict: finish the job, or let it rest and try again."""
-    job = _with_attempt(job, cause=verdict.cause, code=verdict.code)
+    job = _with_attempt(job, cause=verdict.cause, code=verdict.code, message=verdict.message)
     if job.cancel:
         message = "cancelled while it ran"
         return _finish(world, replace(job, message=message), State.CANCELLED, now_us, verdict)
@@ -389,7 +259,8 @@ def _conclude(world: World, job: Job, verdict: Verdict, now: float, now_us: int)
     charged = sum(a.cause is not Cause.LOST for a in job.attempts)
     if verdict.cause not in retry.on or charged > retry.max:
         return _finish(world, job, State.FAILED, now_us, verdict)
-    rest = min(retry.delay_seconds * 2 ** min(charged - 1, DOUBLINGS_MAX), BACKOFF_MAX_SECONDS)
+    longest = max(BACKOFF_MAX_SECONDS, retry.delay_seconds)
+    rest = min(retry.delay_seconds * 2 ** min(charged - 1, DOUBLINGS_MAX), longest)
     # Why that try failed stays with the attempt: a job that waits has not failed.
     job = replace(job, state=State.QUEUED, backoff_seconds=rest, cause=None, code=None, message=None)
     world.put(job)
@@ -412,7 +283,7 @@ def _backoff_over(world: World, job: Job, event: BackoffOver) -> list[Effect]:
     return []
 
 
-def _settled(world: World, job: Job, event: Settled) -> list[Effect]:
+def _settled(world: World, job: Job, event: DependencyOver) -> list[Effect]:
     if not event.succeeded:
         world.dequeue(job)
         return _skip(world, job, event.other, event.now_us)
@@ -460,7 +331,7 @@ HANDLERS: dict[type[Event], Callable[..., list[Effect]]] = {
     Gone: _gone,
     BackoffOver: _backoff_over,
     Cancel: _cancel,
-    Settled: _settled,
+    DependencyOver: _settled,
     Published: _published,
 }
 
@@ -485,7 +356,7 @@ def restore(
     elif job.state is State.COLLECTING:
         return [Collect(job.id, job.current.token)]
     elif job.state in TERMINAL:
-        if not alive:
+        if not alive or job.cause is not Cause.UNKILLABLE:
             return [Publish(job.id)]
         world.hold(job.id)
     elif unmet:

@@ -42,6 +42,8 @@ class AttemptFacts(Struct, frozen=True):
     exit_code: int | None
     signal: int | None
     cause: Cause | None
+    code: str | None
+    message: str | None
     cpu_user_seconds: float | None
     cpu_system_seconds: float | None
     max_rss_bytes: int | None
@@ -157,6 +159,8 @@ def _attempt(attempt: Attempt) -> AttemptFacts:
         exit_code=facts.exit_code if facts else None,
         signal=facts.signal if facts else None,
         cause=attempt.cause,
+        code=attempt.code,
+        message=attempt.message,
         cpu_user_seconds=facts.usage.cpu_user_seconds if facts else None,
         cpu_system_seconds=facts.usage.cpu_system_seconds if facts else None,
         max_rss_bytes=facts.usage.max_rss_bytes if facts else None,

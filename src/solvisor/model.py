@@ -196,6 +196,7 @@ class Attempt(Struct, frozen=True):
     facts: ExitFacts | None = None
     cause: Cause | None = None
     code: str | None = None
+    message: str | None = None
 
 
 class Check(Struct, frozen=True, gc=False):

@@ -21,10 +21,10 @@ from msgspec.structs import replace
 
 from .config import SolverConfig
 from .errors import SpawnError
+from .events import Event, Exited, Gone, Judged, Lost, Spawned, SpawnFailed
 from .home import Home
 from .interfaces import AttemptSpec, Backend, Handle
 from .judge import judge
-from .machine import Event, Exited, Gone, Judged, Lost, Spawned, SpawnFailed
 from .model import Cause, ExitFacts, FileFact, Job, Verdict
 from .solvers import command
 from .spool import NotDurable, Results

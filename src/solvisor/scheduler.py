@@ -2,10 +2,11 @@
 
 Rules: pure functions over the world, the limits and ``now`` (``due`` alone takes something out of the world: the heap
 entries whose time has come). Order is priority, then first come. A job that waits for nothing but cores or memory is
-overtaken by nobody: wide jobs never starve. A job that also waits for a license or for its solver's own limit, or that
-asks for more than there is, lets others pass, for free cores would not help it. ``plan`` looks only at the head of each
-queue (one queue per distinct demand), so a pass costs what changed and not how many wait. ``explain`` uses the same
-admission function: what it says is what holds. Whether a transition is legal is the machine's business, not ours.
+overtaken by nobody, and one that waits for nothing but licenses by nobody who needs one of them: wide jobs never
+starve. A job that waits for several kinds of things or for its solver's own limit, or that asks for more than there is,
+lets others pass, for what they leave would not help it. ``plan`` looks only at the head of each queue (one queue per
+distinct demand), so a pass costs what changed and not how many wait. ``explain`` uses the same admission function: what
+it says is what holds. Whether a transition is legal is the machine's business, not ours.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import heapq
 
 from msgspec import Struct
 
-from .machine import BackoffOver, DeadlinePassed, Event
+from .events import BackoffOver, DeadlinePassed, Event
 from .model import Cause, Demand, Limits, Reason, State
 from .world import Place, Used, World
 
@@ -94,12 +95,15 @@ def plan(world: World, limits: Limits) -> Plan:
     """Decide who starts now. Only the heads of the queues are looked at, plus one place for each start."""
     starts: list[str] = []
     blocker = None
+    promised: set[str] = set()  # licenses that are kept for a job further ahead
     used = world.used.copy()
     heads: list[tuple[Place, int, Demand]] = []
     if not world.draining:
         heads = sorted((queue[0], 0, demand) for demand, queue in world.ready.items())
     while heads:
         place, index, demand = heapq.heappop(heads)
+        if any(name in promised for name, _ in demand.licenses):
+            continue
         refusals = admit(demand, used, limits)
         reasons = {r.reason for r in refusals}
         if not refusals:
@@ -110,9 +114,13 @@ def plan(world: World, limits: Limits) -> Plan:
                 heapq.heappush(heads, (queue[index + 1], index + 1, demand))
         elif Reason.JOBS in reasons:
             break  # nobody else would fit either
-        elif reasons <= {Reason.CPUS, Reason.MEMORY} and not any(r.hopeless for r in refusals):
+        elif any(r.hopeless for r in refusals):
+            continue
+        elif reasons <= {Reason.CPUS, Reason.MEMORY}:
             blocker = place[2]
             break
+        elif reasons == {Reason.LICENSE}:
+            promised |= {r.what for r in refusals}
     waits = [heap[0][0] for heap in (world.deadlines, world.backoff) if heap]
     return Plan(tuple(starts), min(waits, default=None), blocker)
 

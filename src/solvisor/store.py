@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from .errors import StoreError
-from .model import Attempt, Cause, ExitFacts, Job, JobSpec, Settings, State
+from .model import Attempt, Cause, ExitFacts, Job, JobSpec, Original, Settings, State
 
 _SCHEMA_VERSION = 1
 
@@ -74,6 +74,7 @@ CREATE TABLE attempts (
   cause       TEXT CHECK (cause IN ('spawn', 'exit', 'signal', 'timeout', 'stalled', 'oom', 'check', 'server',
                                      'lost', 'unkillable', 'poison')),
   code        TEXT,
+  message     TEXT,
   PRIMARY KEY (job_id, n)
 ) WITHOUT ROWID;
 """
@@ -89,11 +90,12 @@ UPDATE jobs SET state = ?, interruptions = ?, backoff_seconds = ?, cancel = ?, c
 WHERE seq = ? AND id = ? AND published = 0"""
 _PUBLISH_JOB = "UPDATE jobs SET published = 1, manifest = NULL WHERE id = ?"
 _INSERT_ATTEMPT = """
-INSERT INTO attempts (argv, pid, pid_start, boot_id, facts, cause, code, job_id, n, token, host, started_us, settings)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO attempts (argv, pid, pid_start, boot_id, facts, cause, code, message, job_id, n, token, host, started_us,
+                      settings)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (job_id, n) DO NOTHING"""
 _UPDATE_ATTEMPT = """
-UPDATE attempts SET argv = ?, pid = ?, pid_start = ?, boot_id = ?, facts = ?, cause = ?, code = ?
+UPDATE attempts SET argv = ?, pid = ?, pid_start = ?, boot_id = ?, facts = ?, cause = ?, code = ?, message = ?
 WHERE job_id = ? AND n = ?"""
 
 _LIVE_JOBS = """
@@ -102,10 +104,13 @@ SELECT id, seq, state, spec, submitted_us, interruptions, backoff_seconds, cance
 FROM jobs WHERE published = 0 ORDER BY seq"""
 _LIVE_ATTEMPTS = """
 SELECT job_id, n, token, attempts.host, attempts.started_us, settings, argv, pid, pid_start, boot_id, facts,
-       attempts.cause, attempts.code
+       attempts.cause, attempts.code, attempts.message
 FROM attempts JOIN jobs ON jobs.id = job_id WHERE published = 0 ORDER BY n"""
 
+_RECENT_SPECS = "SELECT spec FROM jobs WHERE published = 1 ORDER BY seq DESC LIMIT ?"
+
 _STATES_AT_ONCE = 500
+_RECENT = 2000  # more than were ever claimed in one round
 
 # An I/O error is not here: after a failed fsync a second one that succeeds proves nothing.
 _TRY_AGAIN = {
@@ -204,6 +209,12 @@ class Store:
             jobs = [_job(row, tuple(attempts.get(row[0], ()))) for row in self._connection.execute(_LIVE_JOBS)]
         self._stored = {job.id: job.attempts for job in jobs}
         return jobs
+
+    def recent_originals(self) -> list[Original]:
+        """What the newest jobs claimed by copy: a daemon that died in that moment may not have removed it yet."""
+        with _translated(self._path):
+            rows = self._connection.execute(_RECENT_SPECS, (_RECENT,))
+            return [original for (spec,) in rows for original in _decode_spec(spec).originals]
 
     def last_seq(self) -> int:
         """The highest ``seq`` ever given, 0 if none."""
@@ -305,11 +316,11 @@ def _outcome(attempt: Attempt) -> tuple[Any, ...]:
     facts = _encode(attempt.facts) if attempt.facts else None
     cause = attempt.cause.value if attempt.cause else None
     argv = _encode(attempt.argv)
-    return argv, attempt.pid, attempt.pid_start, attempt.boot_id, facts, cause, attempt.code
+    return argv, attempt.pid, attempt.pid_start, attempt.boot_id, facts, cause, attempt.code, attempt.message
 
 
 def _attempt(columns: Sequence[Any]) -> Attempt:
-    n, token, host, started_us, settings, argv, pid, pid_start, boot_id, facts, cause, code = columns
+    n, token, host, started_us, settings, argv, pid, pid_start, boot_id, facts, cause, code, message = columns
     return Attempt(
         n=n,
         token=token,
@@ -323,6 +334,7 @@ def _attempt(columns: Sequence[Any]) -> Attempt:
         facts=_decode_facts(facts) if facts else None,
         cause=Cause(cause) if cause else None,
         code=code,
+        message=message,
     )
 
 

@@ -142,6 +142,14 @@ class World:
         """Let a queued job rest until ``due``."""
         heapq.heappush(self.backoff, (due, job.seq, job.id))
 
+    def arm(self, due: float, token: str, job_id: str) -> None:
+        """Note when an attempt runs out of time. Those of attempts long over are swept out, so the heap stays small."""
+        if len(self.deadlines) > 64 + 4 * len(self.holding):
+            live = {self.jobs[held].current.token for held in self.holding}
+            self.deadlines = [entry for entry in self.deadlines if entry[1] in live]
+            heapq.heapify(self.deadlines)
+        heapq.heappush(self.deadlines, (due, token, job_id))
+
     def wait_for(self, job: Job, others: Collection[str]) -> None:
         """Let a queued job wait for other jobs."""
         self.unmet[job.id] = set(others)

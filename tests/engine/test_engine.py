@@ -13,9 +13,11 @@ import anyio
 import pytest
 
 from scripted import Bench
+from solvisor import engine as module
 from solvisor.errors import SpawnError
 from solvisor.interfaces import AttemptSpec
 from solvisor.model import Cause, Retry
+from solvisor.store import StoreUnavailable
 from waiting import eventually
 
 CONFIG = """
@@ -192,18 +194,24 @@ async def test_what_will_not_die_keeps_its_room_and_its_folder_until_it_does(ben
     assert (result["state"], result["cause"], result["outputs"]) == ("failed", "unkillable", [])
 
 
-async def test_processes_of_an_earlier_life_that_live_on_set_their_job_aside(bench: Bench) -> None:
+async def test_processes_of_an_earlier_life_that_live_on_set_their_job_aside(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with bench.running() as engine:
         intake = bench.intake()
         await engine.accept([intake])
         await launched(bench, 1)
         token = bench.backend.handles[0].spec.token.split("/")[1]
+    monkeypatch.setattr(module, "SURVIVORS_SECONDS", 0.01)
+    bench.survivors = {token}
     async with bench.running(alive=[token]) as engine:
         assert engine._world.jobs[intake.id].cause is Cause.UNKILLABLE
-        assert bench.backend.handles == []
+        assert engine._world.used.jobs == 1
         assert (bench.home.work / intake.id).exists()
-    async with bench.running():
+        bench.survivors = set()
         assert (await published(bench, intake.id))["cause"] == "unkillable"
+        await eventually(lambda: engine._world.used.jobs == 0, "room free")
+        assert bench.backend.handles == []
 
 
 async def test_drain_lets_running_jobs_finish(bench: Bench) -> None:
@@ -236,9 +244,6 @@ async def test_drain_stops_what_takes_longer_than_stop_timeout(bench: Bench) -> 
 async def test_a_store_that_cannot_write_delays_and_loses_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from solvisor import engine as module
-    from solvisor.store import StoreUnavailable
-
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
     record = bench.store.record
     failures = iter([True, True, True])

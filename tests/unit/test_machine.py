@@ -23,16 +23,15 @@ from builders import (
     make_settings,
     snapshot,
 )
-from solvisor import machine
+from solvisor import events, machine
 from solvisor.errors import IllegalEvent
-from solvisor.machine import (
-    HANDLERS,
-    TABLE,
+from solvisor.events import (
     Accept,
     BackoffOver,
     Cancel,
     Collect,
     DeadlinePassed,
+    DependencyOver,
     Discarded,
     Dispatch,
     Event,
@@ -43,12 +42,12 @@ from solvisor.machine import (
     Lost,
     Publish,
     Published,
-    Settled,
     Spawned,
     SpawnFailed,
     Start,
     Stop,
 )
+from solvisor.machine import HANDLERS, TABLE
 from solvisor.model import TERMINAL, Cause, Job, Retry, State, Verdict
 from solvisor.world import Queue, World
 
@@ -150,7 +149,7 @@ def rejected(story: Story) -> None:
 
 
 def skipped(story: Story) -> None:
-    story.accept("job", broken="other")
+    story.accept("job", failed_dependency="other")
 
 
 Situation = Callable[[Story], None]
@@ -204,8 +203,8 @@ EVENTS: dict[str, Callable[[str], Event]] = {
     "gone": lambda token: Gone("job", token),
     "backoff over": lambda token: BackoffOver("job"),
     "cancel": lambda token: Cancel("job", NOON_US),
-    "other succeeded": lambda token: Settled("job", "other", True, NOON_US),
-    "other failed": lambda token: Settled("job", "other", False, NOON_US),
+    "other succeeded": lambda token: DependencyOver("job", "other", True, NOON_US),
+    "other failed": lambda token: DependencyOver("job", "other", False, NOON_US),
     "published": lambda token: Published("job"),
 }
 
@@ -348,10 +347,8 @@ def test_the_effects_of_a_plain_success() -> None:
     assert story.world.jobs == {}
 
 
-def test_a_cancelled_process_is_stopped_as_soon_as_there_is_one() -> None:
-    staged = in_situation(staging)
-    assert staged.cancel("job") == []
-    assert staged.spawned("job") == [Stop("job", "job#1")]
+def test_cancelling_stops_what_runs_or_is_about_to() -> None:
+    assert in_situation(staging).cancel("job") == [Stop("job", "job#1")]
     assert in_situation(up).cancel("job") == [Stop("job", "job#1")]
     assert in_situation(collecting).cancel("job") == []
 
@@ -577,10 +574,10 @@ def test_a_chain_may_be_longer_than_the_stack_is_deep() -> None:
 # --- the earlier life -----------------------------------------------------------------------------------------------
 
 
-def reborn(story: Story, *, alive: bool = False) -> tuple[Story, list[machine.Effect]]:
+def reborn(story: Story, *, alive: bool = False) -> tuple[Story, list[events.Effect]]:
     """The same jobs in the world of the next life."""
     after = Story(World())
-    effects: list[machine.Effect] = []
+    effects: list[events.Effect] = []
     for job in sorted(story.world.jobs.values(), key=lambda job: job.seq):
         unmet = frozenset(story.world.unmet.get(job.id, ()))
         effects += machine.restore(after.world, job, story.world.demands[job.id], unmet, 50.0, alive=alive)
@@ -611,7 +608,7 @@ def resting_again(story: Story, job: Job) -> bool:
     ],
     ids=name_of,
 )
-def test_what_follows_from_a_job_of_an_earlier_life(situation: Situation, effects: list[machine.Effect]) -> None:
+def test_what_follows_from_a_job_of_an_earlier_life(situation: Situation, effects: list[events.Effect]) -> None:
     before = in_situation(situation)
     after, follows = reborn(before)
     assert follows == effects

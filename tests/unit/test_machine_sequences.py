@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from builders import GIB, NOON_US, SECOND_US, make_facts, make_intake, make_limits, snapshot
 from solvisor import machine, scheduler
-from solvisor.machine import (
+from solvisor.events import (
     Accept,
     Cancel,
     Collect,
@@ -140,10 +140,10 @@ class Sequences(RuleBasedStateMachine):
         open_ids = [job.id for job in self.jobs(is_open)]
         after = tuple(sorted({open_ids[i % len(open_ids)] for i in waits_for})) if open_ids else ()
         refusal = ("solver", "fits nothing") if fate == "refused" else None
-        broken = "job-of-yesterday" if fate == "broken" else None
+        failed_dependency = "job-of-yesterday" if fate == "broken" else None
         intake = make_intake(job_id, refusal, solver=demand.solver, priority=priority, after=after)
         self.accepted.append(job_id)
-        self.happen(Accept(job_id, intake, demand, frozenset(after), broken, self.now_us))
+        self.happen(Accept(job_id, intake, demand, frozenset(after), failed_dependency, self.now_us))
 
     @precondition(lambda self: self.jobs(is_open))
     @rule(which=indices)

@@ -16,7 +16,7 @@ import pytest
 
 from builders import GIB, NOON_US, SECOND_US, Story, make_demand, make_facts, make_intake
 from solvisor import machine, manifest, schemas
-from solvisor.machine import Accept
+from solvisor.events import Accept
 from solvisor.manifest import Manifest, rfc3339
 from solvisor.model import Cause, Check, FileFact, Job, Retry, Settings, Source, Verdict
 

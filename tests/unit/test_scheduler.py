@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from builders import BAD, GIB, Story, make_demand, make_facts, make_limits, make_settings
 from solvisor import machine
-from solvisor.machine import BackoffOver, DeadlinePassed
+from solvisor.events import BackoffOver, DeadlinePassed
 from solvisor.model import Cause, Demand, Limits, Reason, Retry, State
 from solvisor.scheduler import admit, due, explain, plan
 from solvisor.world import Place, Queue, Used, World

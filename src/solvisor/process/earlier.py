@@ -40,6 +40,11 @@ def kill_earlier_life(home_id: str, deadline_seconds: float) -> set[str]:
         _kill(ours)
 
 
+def survivors(home_id: str) -> set[str]:
+    """The attempts of this home that have a live process now. Signals nobody; takes a look at every process."""
+    return set(_scan(home_id).values())
+
+
 def _scan(home_id: str) -> dict[proc.Process, str]:
     """Every live process of this home, and its attempt."""
     tokens: dict[int, str] = {}

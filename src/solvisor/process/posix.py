@@ -40,7 +40,7 @@ from solvisor.errors import SpawnError
 from solvisor.interfaces import AttemptSpec
 
 from . import proc
-from .earlier import kill_earlier_life
+from .earlier import kill_earlier_life, survivors
 from .host import boot_id, total_memory_bytes, usable_cpus
 from .proc import become_subreaper
 from .spawn import spawn
@@ -57,6 +57,7 @@ __all__ = [
     "become_subreaper",
     "boot_id",
     "kill_earlier_life",
+    "survivors",
     "total_memory_bytes",
     "usable_cpus",
 ]

@@ -1,0 +1,164 @@
+"""What can happen to a job, and what follows from it: the vocabulary of the machine.
+
+Rules: events are facts, told by whoever saw them; effects are orders, carried out by the engine once the change is
+recorded. Instants come in with the event: ``now`` is monotonic seconds, ``now_us`` UTC microseconds for display.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from .model import Demand, ExitFacts, Intake, Settings, Verdict
+
+# --- events ---------------------------------------------------------------------------------------------------------
+
+
+class Event(Struct, frozen=True):
+    """Something that happened to the job ``id``."""
+
+    id: str
+
+
+class Accept(Event, frozen=True):
+    """A drop was claimed and hashed.
+
+    ``unmet`` are live jobs it waits for, ``failed_dependency`` one that is over and did not succeed.
+    """
+
+    intake: Intake
+    demand: Demand
+    unmet: frozenset[str]
+    failed_dependency: str | None
+    now_us: int
+
+
+class Dispatch(Event, frozen=True):
+    """The scheduler gives the job its room."""
+
+    token: str
+    host: str
+    settings: Settings
+    now_us: int
+
+
+class Fenced(Event, frozen=True):
+    """An event of one attempt, valid only while ``token`` is the current one."""
+
+    token: str
+
+
+class Spawned(Fenced, frozen=True):
+    """The process exists. ``now`` is monotonic and arms the timeout."""
+
+    argv: tuple[str, ...]
+    pid: int
+    pid_start: int | None
+    boot_id: str | None
+    now: float
+
+
+class SpawnFailed(Fenced, frozen=True):
+    """No process came to be; ``reason`` is the open code."""
+
+    reason: str
+    message: str
+    now: float
+    now_us: int
+
+
+class DeadlinePassed(Fenced, frozen=True):
+    """The attempt ran longer than its timeout."""
+
+
+class Exited(Fenced, frozen=True):
+    """The process tree is proven empty (or would not die: ``facts.unkillable``)."""
+
+    facts: ExitFacts
+    interruptions_max: int
+    now_us: int
+
+
+class Judged(Fenced, frozen=True):
+    """The outputs are durable and the verdict is known. ``now`` is monotonic."""
+
+    verdict: Verdict
+    now: float
+    now_us: int
+
+
+class Lost(Fenced, frozen=True):
+    """The attempt ended through no fault of the job: the daemon died or was stopped before the attempt's own end."""
+
+    interruptions_max: int
+    now_us: int
+
+
+class Gone(Fenced, frozen=True):
+    """What would not die is gone after all."""
+
+
+class BackoffOver(Event, frozen=True):
+    """The rest before the next try is over."""
+
+
+class Cancel(Event, frozen=True):
+    """A user wants the job ended."""
+
+    now_us: int
+
+
+class DependencyOver(Event, frozen=True):
+    """A job this one waits for became terminal."""
+
+    other: str
+    succeeded: bool
+    now_us: int
+
+
+class Published(Event, frozen=True):
+    """The manifest is on disk and the folder in its final place."""
+
+
+# --- effects --------------------------------------------------------------------------------------------------------
+
+
+class Effect(Struct, frozen=True):
+    """Something for the engine to do for the job ``id``."""
+
+    id: str
+
+
+class Start(Effect, frozen=True):
+    """Stage and start the attempt ``token`` (once recorded)."""
+
+    token: str
+
+
+class Stop(Effect, frozen=True):
+    """End the processes of the attempt ``token``."""
+
+    token: str
+
+
+class Collect(Effect, frozen=True):
+    """Judge, make durable and hash what the attempt ``token`` left (once recorded)."""
+
+    token: str
+
+
+class Publish(Effect, frozen=True):
+    """Write the manifest and move the folder (once durable)."""
+
+
+class Ended(Effect, frozen=True):
+    """The job became terminal: whoever waits for it must learn so. ``apply`` itself carries this out."""
+
+    succeeded: bool
+    now_us: int
+
+
+class Discarded(Effect, frozen=True):
+    """An event of a superseded attempt was ignored; worth a log line."""
+
+    event: str
+    token: str
