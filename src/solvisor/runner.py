@@ -85,14 +85,15 @@ class Runner:
             self._handles[token] = handle
             if token in self._stopped:
                 handle.stop()
-            self._post(Spawned(job.id, token, spec.argv, handle.pid, handle.pid_start, self._boot_id, time.monotonic()))
+            argv = tuple(map(_printable, spec.argv))
+            self._post(Spawned(job.id, token, argv, handle.pid, handle.pid_start, self._boot_id, time.monotonic()))
             facts = await handle.wait()
             self._post(Exited(job.id, token, facts, interruptions_max, now_us()))
             if facts.unkillable:
                 await handle.wait_gone()
                 self._post(Gone(job.id, token))
         except SpawnError as error:
-            self._post(SpawnFailed(job.id, token, error.reason, str(error), time.monotonic(), now_us()))
+            self._post(SpawnFailed(job.id, token, error.reason, _printable(str(error)), time.monotonic(), now_us()))
         finally:
             del self._handles[token]
             self._stopped.discard(token)
@@ -183,6 +184,11 @@ def _job_files(job: Job) -> list[str]:
     """Inputs that speak to Solvisor and not to the solver."""
     names = [fact.path.removeprefix("input/") for fact in job.spec.inputs]
     return [name for name in names if name == "job.toml" or (name.endswith(".job.toml") and "/" not in name)]
+
+
+def _printable(text: str) -> str:
+    """A text as rows and manifests can hold it: bytes that are not UTF-8 as ``\\udcNN``."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def now_us() -> int:

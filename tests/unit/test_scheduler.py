@@ -24,6 +24,8 @@ TOO_WIDE = make_demand(cpus=9)
 BIG = make_demand(memory_bytes=12 * GIB)
 LICENSED = make_demand("orcaflex", licenses=(("orcaflex", 1),))
 LICENSED_WIDE = make_demand("orcaflex", cpus=4, licenses=(("orcaflex", 1),))
+BOTH_LICENSES = make_demand("orcaflex", licenses=(("orcaflex", 2),))
+BOTH_WIDE = make_demand("orcaflex", cpus=4, licenses=(("orcaflex", 2),))
 UNLICENSED_WIDE = make_demand(cpus=4, licenses=(("mapdl", 1),))
 ONE_AT_A_TIME = make_demand("omc")
 UNKNOWN = make_demand("abaqus")
@@ -62,6 +64,8 @@ CASES = {
     "also where it waits for cores as well": Case([LICENSED, LICENSED, HALF], [LICENSED_WIDE, NARROW], "b"),
     "with its license free it waits for cores alone": Case([LICENSED, HALF], [LICENSED_WIDE, NARROW], "", blocker="a"),
     "the last free license goes to the first": Case([LICENSED], [LICENSED, LICENSED], "a"),
+    "a free license is kept for the job that needs two": Case([LICENSED], [BOTH_LICENSES, LICENSED, NARROW], "c"),
+    "but not for one that waits for cores as well": Case([LICENSED, HALF], [BOTH_WIDE, LICENSED], "b"),
     "a solver's own limit lets others pass": Case([ONE_AT_A_TIME], [ONE_AT_A_TIME, NARROW], "b"),
     "more than there is blocks nobody": Case([], [TOO_WIDE, NARROW], "b"),
     "nor does a license nobody has, while cores are taken": Case([HALF, NARROW], [UNLICENSED_WIDE, NARROW], "b"),
