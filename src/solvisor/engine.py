@@ -167,8 +167,7 @@ class Engine:
 
         ``adopted`` are claims of an earlier life without a row; ``alive`` the tokens of earlier attempts whose
         processes would not die, and ``survivors`` (blocking) tells which of them still live. ``intake`` feeds
-        ``accept`` until it is cancelled; it starts once recovery is recorded
-        and ``ready`` was called.
+        ``accept`` until it is cancelled; it starts once recovery is recorded and ``ready`` was called.
         """
         async with anyio.create_task_group() as self._tasks:
             for _ in range(COLLECTORS):
@@ -236,8 +235,8 @@ class Engine:
             for intake in batch:
                 effects += self._apply(await self._acceptance(intake))
             announcements.append(partial(self._accepted, batch, durable))
-        events, self._events = self._events, []
-        for event in events:
+        waiting, self._events = self._events, []
+        for event in waiting:
             effects += self._apply(event)
         for event in scheduler.due(self._world, time.monotonic()):
             effects += self._apply(event)
@@ -316,7 +315,7 @@ class Engine:
         match effect:
             case Start() if job:
                 solver = self._config.solver[job.spec.solver]
-                self._tasks.start_soon(self._runner.attempt, job, solver, self._limits.interruptions_max)
+                self._runner.start(self._tasks, job, solver, self._limits.interruptions_max)
             case Stop():
                 self._runner.stop(effect.token)
             case Collect() if job:

@@ -17,6 +17,7 @@ from typing import TypeVar
 import anyio
 import msgspec
 import structlog
+from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
 from .config import SolverConfig
@@ -68,23 +69,43 @@ class Runner:
         self._script_environ = script_environ
         self._config_dir = config_dir
         self._post = post
-        self._handles: dict[str, Handle | None] = {}
-        self._stopped: set[str] = set()
+        self._handles: dict[str, Handle | None] = {}  # by token, from start until over; None before the process exists
+        self._stops: dict[str, bool] = {}  # what was asked to end, and whether at once
+        self._stops_all: bool | None = None
 
-    async def attempt(self, job: Job, solver: SolverConfig, interruptions_max: int) -> None:
-        """Stage, start and wait for the current attempt of ``job``; post what becomes of it."""
-        attempt = job.current
-        token = attempt.token
-        self._handles[token] = None
+    def start(self, tasks: TaskGroup, job: Job, solver: SolverConfig, interruptions_max: int) -> None:
+        """Stage, start and watch the current attempt of ``job`` in a task of its own; what becomes of it is posted."""
+        self._handles[job.current.token] = None
+        tasks.start_soon(self._attempt, job, solver, interruptions_max)
+        if self._stops_all is not None:
+            self.stop(job.current.token, now=self._stops_all)
+
+    def stop(self, token: str, *, now: bool = False) -> None:
+        """Ask an attempt under way to end, at once or with its grace; unknown ones are over already."""
+        if token not in self._handles:
+            return
+        self._stops[token] = now or self._stops.get(token, False)
+        handle = self._handles[token]
+        if handle is not None:
+            handle.stop(now=now)
+
+    def stop_all(self, *, now: bool = False) -> None:
+        """Ask every attempt to end, also those that are still to be started."""
+        self._stops_all = now or bool(self._stops_all)
+        for token in list(self._handles):
+            self.stop(token, now=now)
+
+    async def _attempt(self, job: Job, solver: SolverConfig, interruptions_max: int) -> None:
+        token = job.current.token
         try:
             spec = await self._in_thread(partial(self._prepare, job, solver))
-            if token in self._stopped:
+            if token in self._stops:
                 self._post(Lost(job.id, token, interruptions_max, now_us()))
                 return
             handle = await self._backend.launch(spec)
             self._handles[token] = handle
-            if token in self._stopped:
-                handle.stop()
+            if token in self._stops:
+                handle.stop(now=self._stops[token])
             argv = tuple(map(_printable, spec.argv))
             self._post(Spawned(job.id, token, argv, handle.pid, handle.pid_start, self._boot_id, time.monotonic()))
             facts = await handle.wait()
@@ -96,21 +117,7 @@ class Runner:
             self._post(SpawnFailed(job.id, token, error.reason, _printable(str(error)), time.monotonic(), now_us()))
         finally:
             del self._handles[token]
-            self._stopped.discard(token)
-
-    def stop(self, token: str, *, now: bool = False) -> None:
-        """Ask an attempt under way to end; unknown ones are over already."""
-        if token not in self._handles:
-            return
-        self._stopped.add(token)
-        handle = self._handles[token]
-        if handle is not None:
-            handle.stop(now=now)
-
-    def stop_all(self, *, now: bool = False) -> None:
-        """Ask every attempt under way to end."""
-        for token in list(self._handles):
-            self.stop(token, now=now)
+            self._stops.pop(token, None)
 
     async def collect(self, batch: Sequence[Job]) -> None:
         """Judge what the last attempts of these jobs left, make it durable, and post the verdicts."""

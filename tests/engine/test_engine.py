@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 import threading
@@ -18,7 +19,7 @@ from solvisor.errors import SpawnError
 from solvisor.interfaces import AttemptSpec
 from solvisor.model import Cause, Retry
 from solvisor.store import StoreUnavailable
-from waiting import eventually
+from waiting import eventually, wait_until
 
 CONFIG = """
 [daemon]
@@ -237,6 +238,33 @@ async def test_drain_stops_what_takes_longer_than_stop_timeout(bench: Bench) -> 
         with anyio.fail_after(20):
             await bench.stopped.wait()
     assert bench.backend.handles[0].stops == [False]
+    (job,) = bench.store.live_jobs()
+    assert (job.state, job.interruptions) == ("queued", 1)
+
+
+@pytest.mark.parametrize("way", ["drain", "stop_now"])
+@pytest.mark.parametrize("moment", ["staged", "recorded"])
+async def test_a_stop_reaches_what_is_only_just_being_started(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, way: str, moment: str
+) -> None:
+    """No process may come of it, and the job is not lost."""
+    async with bench.running() as engine:
+        loop = asyncio.get_running_loop()
+        target, name = (engine._results, "stage") if moment == "staged" else (bench.store, "record")
+        original = getattr(target, name)
+
+        def and_stop(*args: Any, **more: Any) -> None:
+            original(*args, **more)
+            loop.call_soon_threadsafe(getattr(engine, way))
+            wait_until(lambda: engine._runner._stops_all is not None, "the order to stop")
+
+        monkeypatch.setattr(target, name, and_stop)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(engine.accept, [bench.intake()])
+            with anyio.fail_after(20):
+                await bench.stopped.wait()
+            tasks.cancel_scope.cancel()
+    assert bench.backend.handles == []
     (job,) = bench.store.live_jobs()
     assert (job.state, job.interruptions) == ("queued", 1)
 
