@@ -11,6 +11,7 @@ Rules: nobody else changes state; everybody else posts events. Nothing here bloc
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -52,6 +53,9 @@ RETRY_SECONDS = 1.0
 
 SURVIVORS_SECONDS = 5.0
 """The rest between two looks for processes of an earlier life that would not die."""
+
+LAZY_SECONDS = 0.2
+"""How long a change on which nothing depends (a process id, a publication) may wait for a commit to share."""
 
 COLLECTORS = 2
 """Collections under way at once: one with gigabytes to hash does not hold up all others."""
@@ -124,6 +128,7 @@ class Engine:
         self._undurable: Pile[Callable[[], None]] = Pile()
         self._unpublished: Pile[Publication] = Pile()
         self._wake_at: float | None = None
+        self._record_at = math.inf
         self._feeding: anyio.CancelScope | None = None
         self._tasks: TaskGroup
 
@@ -184,6 +189,7 @@ class Engine:
             while not self._world.draining or self._feeding or self._busy():
                 await self._wait()
                 await self._pass()
+            await self._record()
             await self._persist(self._store.harden)
             self._tasks.cancel_scope.cancel()
 
@@ -204,7 +210,7 @@ class Engine:
         self._wake.set()
 
     def _busy(self) -> bool:
-        if self._events or self._intakes or self._undurable or self._world.published:
+        if self._events or self._intakes or self._undurable:
             return True
         return any(
             job.state in {State.RUNNING, State.COLLECTING}
@@ -241,12 +247,14 @@ class Engine:
         for event in scheduler.due(self._world, time.monotonic()):
             effects += self._apply(event)
         plan = scheduler.plan(self._world, self._limits)
-        self._wake_at = plan.wake_at
         for job_id in plan.starts:
             effects += self._apply(self._dispatch(self._world.jobs[job_id]))
-        changed, published = self._world.take_changed()
-        if changed or published:
-            await self._persist(partial(self._store.record, changed, published))
+        self._wake_at = plan.wake_at
+        if effects or announcements or time.monotonic() >= self._record_at:
+            await self._record()
+        elif self._world.changed or self._world.published:
+            self._record_at = min(self._record_at, time.monotonic() + LAZY_SECONDS)
+            self._wake_at = min(self._record_at, plan.wake_at or math.inf)
         for effect in effects:
             self._act(effect, announcements)
         if announcements:
@@ -300,6 +308,13 @@ class Engine:
 
     def _dispatch(self, job: Job) -> Dispatch:
         return Dispatch(job.id, secrets.token_hex(16), self._host, self._config.settings(job.spec), now_us())
+
+    async def _record(self) -> None:
+        """Commit what changed since the last time."""
+        self._record_at = math.inf
+        changed, published = self._world.take_changed()
+        if changed or published:
+            await self._persist(partial(self._store.record, changed, published))
 
     async def _persist(self, write: Callable[[], None]) -> None:
         """Have the store write; while it cannot (a full disk), everything waits here and nothing is lost."""
@@ -394,8 +409,7 @@ class Engine:
                 interrupted.append(Lost(job.id, job.current.token, self._limits.interruptions_max, now_us()))
         for event in interrupted:
             effects += self._apply(event)
-        changed, published = self._world.take_changed()
-        await self._persist(partial(self._store.record, changed, published))
+        await self._record()
         for effect in effects:
             self._act(effect, announcements)
         self._undurable.add(*announcements)
