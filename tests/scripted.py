@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 
 from solvisor import config as configuration
+from solvisor.clock import now_us
+from solvisor.collector import Collector
 from solvisor.config import Config
 from solvisor.engine import Engine
 from solvisor.errors import SpawnError
 from solvisor.home import Home, IdMaker
 from solvisor.interfaces import AttemptSpec
 from solvisor.model import ExitFacts, FileFact, Intake, JobSpec, Source, Usage
-from solvisor.runner import Runner, now_us
+from solvisor.runner import Runner
 from solvisor.spool import Results
 from solvisor.store import Store
+from waiting import eventually
 
 HOME_ID = "f" * 32
+
+CONFIG = """
+[daemon]
+max_jobs = 2
+cpus = 4
+stop_timeout = "0.1s"
+[solver.x]
+accept = ["*.x"]
+command = ["/bin/true"]
+"""
 
 
 class ScriptedHandle:
@@ -97,7 +113,6 @@ class Bench:
     async def running(self, adopted: Sequence[Intake] = (), alive: Sequence[str] = ()) -> AsyncIterator[Engine]:
         """A life of an engine; at the end it is dropped as by ``kill -9`` unless it drained by itself."""
         results = Results(self.home)
-        files = anyio.CapacityLimiter(2)
         ready = anyio.Event()
         self.backend = ScriptedBackend()
         self.engine = Engine(
@@ -106,14 +121,13 @@ class Bench:
             host=socket.gethostname(),
             store=self.store,
             results=results,
-            files=files,
+            collector=Collector(self.home, results),
             make_runner=lambda post: Runner(
                 home=self.home,
                 home_id=HOME_ID,
                 boot_id="boot",
                 results=results,
                 backend=self.backend,
-                files=files,
                 environ={"PATH": "/usr/bin:/bin"},
                 script_environ={},
                 config_dir=self.home.root,
@@ -144,7 +158,21 @@ class Bench:
         folder = self.home.work / job_id / "input"
         folder.mkdir(parents=True)
         (folder / name).write_text("input\n")
-        digest = "6cdb8c9b9cfa4c4b6fe9d4d1f4c5a3a1"
-        fact = FileFact(f"input/{name}", 6, digest)
+        fact = FileFact(f"input/{name}", 6, hashlib.sha256(b"input\n").hexdigest())
         spec = JobSpec(name=name, solver="x", primary=name, inputs=(fact,), source=Source("inbox", name), **wishes)  # type: ignore[arg-type]  # the wishes of a test
         return Intake(job_id, spec, refusal)
+
+
+def manifest(bench: Bench, job_id: str) -> dict[str, Any]:
+    (path,) = bench.home.root.glob(f"*/{job_id}/manifest.json")
+    loaded: dict[str, Any] = json.loads(path.read_bytes())
+    return loaded
+
+
+async def published(bench: Bench, job_id: str) -> dict[str, Any]:
+    await eventually(lambda: list(bench.home.root.glob(f"[dfr]*/{job_id}/manifest.json")), f"{job_id} published")
+    return manifest(bench, job_id)
+
+
+async def launched(bench: Bench, count: int) -> None:
+    await eventually(lambda: len(bench.backend.handles) >= count, f"{count} launches")

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -22,6 +23,7 @@ from solvisor import config as configuration
 from solvisor import home as homes
 from solvisor import log as logs
 from solvisor.backends.local import LocalBackend
+from solvisor.collector import Collector
 from solvisor.config import Config
 from solvisor.engine import Engine
 from solvisor.errors import SolvisorError
@@ -36,11 +38,11 @@ from solvisor.store import Store
 
 from .notify import notify
 
-FILE_THREADS = 2
-"""Threads for staging, fsync, hashing and publishing; more only make the interpreter lock change hands."""
-
 KILL_SECONDS = 10.0
 """How long processes of an earlier life may take to die before their jobs are set aside as unkillable."""
+
+STOP_NOW_SECONDS = 30.0
+"""How long stopping at once may take, before the process just ends."""
 
 EXIT_NOT_DURABLE = 75
 """A disk refused to keep what was written: restart and recover."""
@@ -67,8 +69,8 @@ def serve(home_path: Path, config_path: Path) -> int:
         ignore_lease_breaks()
         try:
             anyio.run(partial(_run, config, home, store, scripts), backend_options={"use_uvloop": _has_uvloop()})
-        except BaseExceptionGroup as group:
-            return _report(group)
+        except (BaseExceptionGroup, OSError, SolvisorError) as error:
+            return _report(error)
     return 0
 
 
@@ -78,10 +80,10 @@ async def _run(config: Config, home: Home, store: Store, scripts: Mapping[str, M
     log.info("daemon.starting", home=str(home.root), pid=os.getpid())
     alive = await anyio.to_thread.run_sync(posix.kill_earlier_life, home_id, KILL_SECONDS)
     limits = config.limits(posix.usable_cpus(), posix.total_memory_bytes())
-    files = anyio.CapacityLimiter(FILE_THREADS)
     claims, results = Claims(home), Results(home)
-    live = store.live_jobs()
-    adopted = [decide(config, limits, home, taken) for taken in claims.unfinished_claims({job.id for job in live})]
+    live = await anyio.to_thread.run_sync(store.live_jobs)
+    unfinished = await anyio.to_thread.run_sync(claims.unfinished_claims, {job.id for job in live})
+    adopted = [decide(config, limits, home, taken) for taken in unfinished]
     async with LocalBackend() as backend, anyio.create_task_group() as tasks:
         engine = Engine(
             config=config,
@@ -89,14 +91,13 @@ async def _run(config: Config, home: Home, store: Store, scripts: Mapping[str, M
             host=socket.gethostname(),
             store=store,
             results=results,
-            files=files,
+            collector=Collector(home, results),
             make_runner=lambda post: Runner(
                 home=home,
                 home_id=home_id,
                 boot_id=posix.boot_id(),
                 results=results,
                 backend=backend,
-                files=files,
                 environ=dict(os.environ),
                 script_environ=scripts,
                 config_dir=config.path.parent,
@@ -139,11 +140,24 @@ async def _obey_signals(engine: Engine) -> None:
             if asked:
                 log.warning("daemon.stopping_now", signal=name)
                 engine.stop_now()
+                _give_up_later()
             else:
                 log.info("daemon.draining", signal=name)
                 notify("STOPPING=1")
                 engine.drain()
             asked = True
+
+
+def _give_up_later() -> None:
+    """End the process if stopping hangs (a dead disk, a full one): the next start recovers from any moment."""
+
+    def give_up() -> None:
+        log.critical("daemon.gave_up", seconds=STOP_NOW_SECONDS, text="stopping hangs; what is open is taken up later")
+        os._exit(EXIT_NOT_DURABLE)
+
+    timer = threading.Timer(STOP_NOW_SECONDS, give_up)
+    timer.daemon = True
+    timer.start()
 
 
 async def _feed_watchdog() -> None:
@@ -154,25 +168,25 @@ async def _feed_watchdog() -> None:
         await anyio.sleep(micros / 2e6)
 
 
-def _report(group: BaseExceptionGroup) -> int:
+def _report(failure: BaseException) -> int:
     """Log what ended the daemon and choose the exit status."""
-    for error in _leaves(group):
+    for error in _leaves(failure):
         if isinstance(error, NotDurable):
             log.critical("daemon.not_durable", error=str(error), text="the disk failed; restart to recover")
             return EXIT_NOT_DURABLE
         if isinstance(error, SolvisorError):
             log.critical("daemon.failed", code=error.code, error=str(error))
             return error.exit_status
-    log.critical("daemon.crashed", exc_info=group)
+    log.critical("daemon.crashed", exc_info=failure)
     return 1
 
 
-def _leaves(group: BaseExceptionGroup) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
 
 
 def _has_uvloop() -> bool:

@@ -24,6 +24,8 @@ from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
 from . import events, machine, scheduler
+from .clock import now_us
+from .collector import COLLECTING_THREADS, Collector
 from .config import Config
 from .events import (
     Accept,
@@ -34,31 +36,28 @@ from .events import (
     Event,
     Exited,
     Gone,
+    Judged,
     Lost,
     Publish,
     Published,
+    Resumed,
     Start,
     Stop,
 )
 from .model import TERMINAL, Demand, ExitFacts, Intake, Job, JobSpec, Limits, State
-from .runner import Runner, now_us
+from .runner import Runner
 from .spool import Publication, Results
 from .store import Store, StoreUnavailable
+from .trouble import RETRY_SECONDS
 from .world import World
 
 T = TypeVar("T")
-
-RETRY_SECONDS = 1.0
-"""The rest before a refused commit or publication is tried again."""
 
 SURVIVORS_SECONDS = 5.0
 """The rest between two looks for processes of an earlier life that would not die."""
 
 LAZY_SECONDS = 0.2
 """How long a change on which nothing depends (a process id, a publication) may wait for a commit to share."""
-
-COLLECTORS = 2
-"""Collections under way at once: one with gigabytes to hash does not hold up all others."""
 
 COLLECT_MAX = 64
 """Attempts collected under one set of fsyncs."""
@@ -109,15 +108,15 @@ class Engine:
         host: str,
         store: Store,
         results: Results,
+        collector: Collector,
         make_runner: Callable[[Callable[[Event], None]], Runner],
-        files: anyio.CapacityLimiter,
     ) -> None:
         self._config = config
         self._limits = limits
         self._host = host
         self._store = store
         self._results = results
-        self._files = files
+        self._collector = collector
         self._runner = make_runner(self.post)
         self._store_turn = anyio.CapacityLimiter(1)
         self._world = World(store.last_seq() + 1)
@@ -175,8 +174,8 @@ class Engine:
         ``accept`` until it is cancelled; it starts once recovery is recorded and ``ready`` was called.
         """
         async with anyio.create_task_group() as self._tasks:
-            for _ in range(COLLECTORS):
-                self._tasks.start_soon(self._collector)
+            for _ in range(COLLECTING_THREADS):
+                self._tasks.start_soon(self._collect)
             self._tasks.start_soon(self._hardener)
             self._tasks.start_soon(self._publisher)
             await self._recover(alive)
@@ -190,7 +189,7 @@ class Engine:
                 await self._wait()
                 await self._pass()
             await self._record()
-            await self._persist(self._store.harden)
+            await self._in_store(self._store.harden)
             self._tasks.cancel_scope.cancel()
 
     async def _feed(self, intake: Callable[[], Awaitable[None]]) -> None:
@@ -241,15 +240,20 @@ class Engine:
             for intake in batch:
                 effects += self._apply(await self._acceptance(intake))
             announcements.append(partial(self._accepted, batch, durable))
+        # Time first: an end that was caused by its deadline may come in while a refused commit holds up the passes.
+        for event in scheduler.due(self._world, time.monotonic()):
+            effects += self._apply(event)
         waiting, self._events = self._events, []
         for event in waiting:
-            effects += self._apply(event)
-        for event in scheduler.due(self._world, time.monotonic()):
             effects += self._apply(event)
         plan = scheduler.plan(self._world, self._limits)
         for job_id in plan.starts:
             effects += self._apply(self._dispatch(self._world.jobs[job_id]))
         self._wake_at = plan.wake_at
+        # Stopping needs no record: a job that fills the disk is stopped although nothing can be written.
+        for effect in effects:
+            if isinstance(effect, Stop):
+                self._runner.stop(effect.token)
         if effects or announcements or time.monotonic() >= self._record_at:
             await self._record()
         elif self._world.changed or self._world.published:
@@ -314,15 +318,17 @@ class Engine:
         self._record_at = math.inf
         changed, published = self._world.take_changed()
         if changed or published:
-            await self._persist(partial(self._store.record, changed, published))
+            await self._in_store(partial(self._store.record, changed, published))
 
-    async def _persist(self, write: Callable[[], None]) -> None:
-        """Have the store write; while it cannot (a full disk), everything waits here and nothing is lost."""
+    async def _in_store(self, work: Callable[[], T]) -> T:
+        """Have the store do something; while it cannot (a full disk), everything waits here and nothing is lost."""
         while True:
             try:
-                return await self._in_store(write)
+                return await anyio.to_thread.run_sync(work, limiter=self._store_turn)
             except StoreUnavailable as error:
                 log.error("store.unavailable", error=str(error), retry_seconds=RETRY_SECONDS)
+                for token in scheduler.overdue(self._world, time.monotonic()):
+                    self._runner.stop(token)
                 await anyio.sleep(RETRY_SECONDS)
 
     def _act(self, effect: Effect, announcements: list[Callable[[], None]]) -> None:
@@ -332,7 +338,7 @@ class Engine:
                 solver = self._config.solver[job.spec.solver]
                 self._runner.start(self._tasks, job, solver, self._limits.interruptions_max)
             case Stop():
-                self._runner.stop(effect.token)
+                pass  # done before the commit
             case Collect() if job:
                 self._ended.add(job)
             case Publish() if job:
@@ -342,11 +348,17 @@ class Engine:
             case _:
                 raise AssertionError(f"nothing carries out {effect}")
 
-    async def _collector(self) -> None:
+    async def _collect(self) -> None:
         """Have judged what attempts left, as many at a time as piled up: one set of fsyncs serves them all."""
         while True:
             batch = await self._ended.take(COLLECT_MAX)
-            await self._runner.collect(batch)
+            verdicts = await self._collector.collect(batch)
+            for job, verdict in zip(batch, verdicts, strict=True):
+                if verdict is not None:
+                    self.post(Judged(job.id, job.current.token, verdict, time.monotonic(), now_us()))
+            again = [job for job, verdict in zip(batch, verdicts, strict=True) if verdict is None]
+            if again:
+                self._tasks.start_soon(self._later, self._ended, again)
 
     # --- making durable, announcing ---------------------------------------------------------------------------------
 
@@ -354,7 +366,7 @@ class Engine:
         """Make recorded things durable, then announce them; one commit for all that piled up."""
         while True:
             announcements = await self._undurable.take()
-            await self._persist(self._store.harden)
+            await self._in_store(self._store.harden)
             for announce in announcements:
                 announce()
 
@@ -376,17 +388,17 @@ class Engine:
         """Write manifests and move folders, as many at a time as piled up; what is refused is tried again for ever."""
         while True:
             batch = await self._unpublished.take()
-            done, refused = await anyio.to_thread.run_sync(self._results.publish, batch, limiter=self._files)
+            done, refused = await anyio.to_thread.run_sync(self._results.publish, batch)
             for job_id in done:
                 self.post(Published(job_id))
             if refused:
                 for job_id, error in refused.items():
                     log.error("job.not_published", id=job_id, error=str(error), retry_seconds=RETRY_SECONDS)
-                self._tasks.start_soon(self._publish_later, [p for p in batch if p.id in refused])
+                self._tasks.start_soon(self._later, self._unpublished, [p for p in batch if p.id in refused])
 
-    async def _publish_later(self, batch: Sequence[Publication]) -> None:
+    async def _later(self, pile: Pile[T], things: Sequence[T]) -> None:
         await anyio.sleep(RETRY_SECONDS)
-        self._unpublished.add(*batch)
+        pile.add(*things)
 
     # --- the earlier life -------------------------------------------------------------------------------------------
 
@@ -407,6 +419,8 @@ class Engine:
                 interrupted.append(Exited(job.id, job.current.token, facts, self._limits.interruptions_max, now_us()))
             elif job.state is State.RUNNING:
                 interrupted.append(Lost(job.id, job.current.token, self._limits.interruptions_max, now_us()))
+            elif job.state is State.COLLECTING:
+                interrupted.append(Resumed(job.id, job.current.token, self._limits.interruptions_max, now_us()))
         for event in interrupted:
             effects += self._apply(event)
         await self._record()
@@ -424,9 +438,6 @@ class Engine:
             for token in stuck.keys() - set(alive):
                 self.post(Gone(stuck.pop(token), token))
             await anyio.sleep(SURVIVORS_SECONDS)
-
-    async def _in_store(self, function: Callable[[], T]) -> T:
-        return await anyio.to_thread.run_sync(function, limiter=self._store_turn)
 
     def _log_event(self, event: Event) -> None:
         match event:

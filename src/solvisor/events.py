@@ -93,6 +93,13 @@ class Lost(Fenced, frozen=True):
     now_us: int
 
 
+class Resumed(Fenced, frozen=True):
+    """A new life of the daemon takes up the collecting that an earlier one did not finish."""
+
+    interruptions_max: int
+    now_us: int
+
+
 class Gone(Fenced, frozen=True):
     """What would not die is gone after all."""
 

@@ -39,6 +39,7 @@ from .events import (
     Lost,
     Publish,
     Published,
+    Resumed,
     Spawned,
     SpawnFailed,
     Start,
@@ -71,6 +72,7 @@ TABLE: dict[tuple[State | None, type[Event]], frozenset[State | None]] = {
     (R, Cancel): frozenset({R}),
     (R, Lost): frozenset({Q, F, X}),
     (R, Exited): frozenset({C, Q, F}),
+    (C, Resumed): frozenset({C, F}),
     (C, Cancel): frozenset({C}),
     (C, Judged): frozenset({S, F, X, Q}),
     (F, Gone): frozenset({F}),
@@ -242,8 +244,18 @@ def _lose(world: World, job: Job, facts: ExitFacts | None, interruptions_max: in
     return []
 
 
+def _resumed(world: World, job: Job, event: Resumed) -> list[Effect]:
+    """Collect on; unless that may be what ends the daemon, again and again."""
+    job = replace(job, interruptions=job.interruptions + 1)
+    if job.interruptions >= event.interruptions_max:
+        message = f"the daemon or the machine ended {job.interruptions} times in a row while its results were collected"
+        return _finish(world, replace(job, cause=Cause.LOST, message=message), State.FAILED, event.now_us)
+    world.put(job)
+    return [Collect(job.id, event.token)]
+
+
 def _judged(world: World, job: Job, event: Judged) -> list[Effect]:
-    return _conclude(world, job, event.verdict, event.now, event.now_us)
+    return _conclude(world, replace(job, interruptions=0), event.verdict, event.now, event.now_us)
 
 
 def _conclude(world: World, job: Job, verdict: Verdict, now: float, now_us: int) -> list[Effect]:
@@ -328,6 +340,7 @@ HANDLERS: dict[type[Event], Callable[..., list[Effect]]] = {
     Exited: _exited,
     Judged: _judged,
     Lost: _lost,
+    Resumed: _resumed,
     Gone: _gone,
     BackoffOver: _backoff_over,
     Cancel: _cancel,
@@ -344,17 +357,15 @@ def restore(
 ) -> list[Effect]:
     """Put a recorded job back into an empty world at start, in order of ``seq``.
 
-    A running job comes back holding its room, for the engine to send it ``Lost``; a job that rested starts its rest
-    anew with the seconds it still owes. ``alive``: processes of its last attempt would not die, so a finished job keeps
-    its room and its folder until they do.
+    A running job comes back holding its room, for the engine to send it ``Lost``, a collecting one for ``Resumed``; a
+    job that rested starts its rest anew with the seconds it still owes. ``alive``: processes of its last attempt would
+    not die, so a finished job keeps its room and its folder until they do.
     """
     world.jobs[job.id] = job
     world.demands[job.id] = demand
     world.next_seq = max(world.next_seq, job.seq + 1)
     if job.state is State.RUNNING:
         world.hold(job.id)
-    elif job.state is State.COLLECTING:
-        return [Collect(job.id, job.current.token)]
     elif job.state in TERMINAL:
         if not alive or job.cause is not Cause.UNKILLABLE:
             return [Publish(job.id)]
@@ -363,6 +374,6 @@ def restore(
         world.wait_for(job, unmet)
     elif job.backoff_seconds > 0:
         world.wait_until(job, now + job.backoff_seconds)
-    else:
+    elif job.state is State.QUEUED:
         world.enqueue(job)
     return []

@@ -91,6 +91,11 @@ def due(world: World, now: float) -> list[Event]:
     return events
 
 
+def overdue(world: World, now: float) -> list[str]:
+    """The tokens of attempts that have run out of time, without taking anything out of the world."""
+    return [token for deadline, token, _ in world.deadlines if deadline <= now]
+
+
 def plan(world: World, limits: Limits) -> Plan:
     """Decide who starts now. Only the heads of the queues are looked at, plus one place for each start."""
     starts: list[str] = []

@@ -135,6 +135,13 @@ class StoreUnavailable(StoreError):
     retryable = True
 
 
+class StoreFailed(StoreError):
+    """The disk failed under the database: what was written last may be gone. Restart and recover from what is there."""
+
+    code = "store_failed"
+    exit_status = 75
+
+
 class Store:
     """The rows of one home. Make it with ``Store.open``."""
 
@@ -372,7 +379,7 @@ def _translated(path: Path) -> Iterator[None]:
             raise _damaged(path, str(error)) from error
         if primary in _TRY_AGAIN:
             raise StoreUnavailable(f"{path}: {error}; nothing was changed; {_TRY_AGAIN[primary]}") from error
-        raise StoreError(f"{path}: {error}; stop the daemon, check the disk and start it again") from error
+        raise StoreFailed(f"{path}: {error}; check the disk and start the daemon again") from error
 
 
 def _damaged(path: Path, problem: str) -> StoreError:

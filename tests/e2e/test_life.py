@@ -208,9 +208,10 @@ def test_kill_9_at_random_moments_loses_nothing_and_leaves_nothing(make_daemon: 
     daemon = make_daemon(config)
     daemon.start()
     seen: dict[str, bytes] = {}
-    for n in range(60):
-        daemon.drop(f"job{n:02}.sh", f"sleep 0.3 & setsid sleep 0.4 & sleep 0.$((RANDOM % 5 + 1)); echo {n} > n.txt\n")
     chance = random.Random(20261122)
+    for n in range(60):
+        nap = chance.choice(["0.01", "0.1", "0.3", "0.6"])
+        daemon.drop(f"job{n:02}.sh", f"sleep 0.3 & setsid sleep 0.4 & sleep {nap}; echo {n} > n.txt\n")
     for _ in range(20):
         moment = chance.uniform(0.0, 0.5)
         with pytest.raises(subprocess.TimeoutExpired):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
-from scripted import Bench
+from scripted import CONFIG, Bench, launched, published
 from solvisor import engine as module
 from solvisor.errors import SpawnError
 from solvisor.interfaces import AttemptSpec
@@ -21,35 +20,10 @@ from solvisor.model import Cause, Retry
 from solvisor.store import StoreUnavailable
 from waiting import eventually, wait_until
 
-CONFIG = """
-[daemon]
-max_jobs = 2
-cpus = 4
-stop_timeout = "0.1s"
-[solver.x]
-accept = ["*.x"]
-command = ["/bin/true"]
-"""
-
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path / "home", CONFIG)
-
-
-def manifest(bench: Bench, job_id: str) -> dict[str, Any]:
-    (path,) = bench.home.root.glob(f"*/{job_id}/manifest.json")
-    loaded: dict[str, Any] = json.loads(path.read_bytes())
-    return loaded
-
-
-async def published(bench: Bench, job_id: str) -> dict[str, Any]:
-    await eventually(lambda: list(bench.home.root.glob(f"[dfr]*/{job_id}/manifest.json")), f"{job_id} published")
-    return manifest(bench, job_id)
-
-
-async def launched(bench: Bench, count: int) -> None:
-    await eventually(lambda: len(bench.backend.handles) >= count, f"{count} launches")
 
 
 async def test_no_process_before_its_attempt_is_recorded(bench: Bench) -> None:
@@ -109,8 +83,8 @@ async def test_room_is_free_as_soon_as_the_tree_is_gone_not_when_the_result_is_d
         await engine.accept(intakes)
         await launched(bench, 2)
         gate = threading.Event()
-        collect = engine._results.collect
-        monkeypatch.setattr(engine._results, "collect", lambda *a: (gate.wait(20), collect(*a))[1])
+        survey = engine._results.survey
+        monkeypatch.setattr(engine._results, "survey", lambda *a: (gate.wait(20), survey(*a))[1])
         bench.backend.handles[0].end()
         await launched(bench, 3)
         gate.set()
@@ -162,11 +136,11 @@ async def test_a_finished_solve_is_never_run_again(bench: Bench, monkeypatch: py
         await launched(bench, 1)
         started = anyio.Event()
 
-        async def never(job: object) -> None:
+        async def never(batch: object) -> None:
             started.set()
             await anyio.sleep_forever()
 
-        monkeypatch.setattr(engine._runner, "collect", never)
+        monkeypatch.setattr(engine._collector, "collect", never)
         bench.backend.handles[0].end()
         with anyio.fail_after(20):
             await started.wait()

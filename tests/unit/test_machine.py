@@ -42,6 +42,7 @@ from solvisor.events import (
     Lost,
     Publish,
     Published,
+    Resumed,
     Spawned,
     SpawnFailed,
     Start,
@@ -200,6 +201,8 @@ EVENTS: dict[str, Callable[[str], Event]] = {
     "judged bad": lambda token: Judged("job", token, BAD, 5.0, NOON_US),
     "lost": lambda token: Lost("job", token, 3, NOON_US),
     "lost too often": lambda token: Lost("job", token, 1, NOON_US),
+    "resumed": lambda token: Resumed("job", token, 3, NOON_US),
+    "resumed too often": lambda token: Resumed("job", token, 1, NOON_US),
     "gone": lambda token: Gone("job", token),
     "backoff over": lambda token: BackoffOver("job"),
     "cancel": lambda token: Cancel("job", NOON_US),
@@ -214,6 +217,7 @@ GONE = None
 
 _LOSSES = {"lost": Q, "lost too often": F}
 _LOSSES_CANCELLED = {"lost": X, "lost too often": X}
+_RESUMPTIONS = {"resumed": C, "resumed too often": F}
 _EXITS = {"exited": C, "exited, stopped": Q, "exited, stopped too often": F, "exited, unkillable": F}
 _EXITS_ASKED_FOR = {"exited": C, "exited, stopped": C, "exited, stopped too often": C, "exited, unkillable": F}
 
@@ -235,9 +239,9 @@ EXAMPLES: dict[Situation, dict[str, State | None]] = {
     up: {"deadline passed": R, "cancel": R, **_EXITS, **_LOSSES},
     timed_out: {"deadline passed": R, "cancel": R, **_EXITS_ASKED_FOR, **_LOSSES},
     up_cancelled: {"deadline passed": R, "cancel": R, **_EXITS_ASKED_FOR, **_LOSSES_CANCELLED},
-    collecting: {"judged good": S, "judged bad": F, "cancel": C},
-    collecting_with_retry: {"judged good": S, "judged bad": Q, "cancel": C},
-    collecting_cancelled: {"judged good": X, "judged bad": X, "cancel": C},
+    collecting: {"judged good": S, "judged bad": F, "cancel": C, **_RESUMPTIONS},
+    collecting_with_retry: {"judged good": S, "judged bad": Q, "cancel": C, **_RESUMPTIONS},
+    collecting_cancelled: {"judged good": X, "judged bad": X, "cancel": C, **_RESUMPTIONS},
     succeeded: {"published": GONE},
     failed: {"published": GONE},
     unkillable: {"gone": F},
@@ -599,7 +603,7 @@ def resting_again(story: Story, job: Job) -> bool:
         (resting, []),
         (staging, []),
         (up, []),
-        (collecting, [Collect("job", "job#1")]),
+        (collecting, []),
         (succeeded, [Publish("job")]),
         (failed, [Publish("job")]),
         (cancelled, [Publish("job")]),

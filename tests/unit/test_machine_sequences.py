@@ -30,6 +30,7 @@ from solvisor.events import (
     Lost,
     Publish,
     Published,
+    Resumed,
     Spawned,
     SpawnFailed,
     Start,
@@ -246,6 +247,8 @@ class Sequences(RuleBasedStateMachine):
         self.world.sanity_check()
         running = self.jobs(is_running)
         self.happen(*[Lost(job.id, job.current.token, LIMITS.interruptions_max, self.now_us) for job in running])
+        taken_up = [job for job in self.world.jobs.values() if job.state is State.COLLECTING]
+        self.happen(*[Resumed(job.id, job.current.token, LIMITS.interruptions_max, self.now_us) for job in taken_up])
 
     # --- what always holds ------------------------------------------------------------------------------------------
 

@@ -1,0 +1,219 @@
+"""Trouble of the machine is waited out and charged to nobody; a defect ends in a manifest, not in the daemon's end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from scripted import CONFIG, Bench, launched, published
+from solvisor import collector, engine, runner
+from solvisor import judge as module_judge
+from solvisor.errors import SpawnError
+from solvisor.store import StoreUnavailable
+from waiting import eventually
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(runner, "RETRY_SECONDS", 0.01)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path / "home", CONFIG)
+
+
+def failing(times: int, error: Exception, then: Callable[..., Any]) -> Callable[..., Any]:
+    """``then``, but the first calls raise."""
+    left = iter([error] * times)
+
+    def call(*args: Any, **more: Any) -> Any:
+        trouble = next(left, None)
+        if trouble is not None:
+            raise trouble
+        return then(*args, **more)
+
+    return call
+
+
+def full_disk() -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+async def test_a_full_disk_while_staging_is_waited_out(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with bench.running() as running:
+        results = running._results
+        monkeypatch.setattr(results, "stage", failing(3, full_disk(), results.stage))
+        intake = bench.intake()
+        await running.accept([intake])
+        await launched(bench, 1)
+        bench.backend.handles[0].end()
+        result = await published(bench, intake.id)
+    assert (result["state"], len(result["attempts"])) == ("succeeded", 1)
+
+
+async def test_no_process_to_be_had_is_waited_out(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with bench.running() as running:
+        refusal = SpawnError("spawn", "cannot fork")
+        refusal.__cause__ = OSError(errno.EAGAIN, "no more processes")
+        monkeypatch.setattr(bench.backend, "launch", failing(3, refusal, bench.backend.launch))
+        intake = bench.intake()
+        await running.accept([intake])
+        await launched(bench, 1)
+        bench.backend.handles[0].end()
+        assert (await published(bench, intake.id))["state"] == "succeeded"
+
+
+async def test_a_stop_is_obeyed_while_staging_waits(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with bench.running() as running:
+        asked = threading.Event()
+
+        def no_room(*args: Any, **more: Any) -> None:
+            asked.set()
+            raise full_disk()
+
+        monkeypatch.setattr(running._results, "stage", no_room)
+        await running.accept([bench.intake()])
+        await eventually(asked.is_set, "staging tried")
+        running.stop_now()
+        with anyio.fail_after(20):
+            await bench.stopped.wait()
+    (job,) = bench.store.live_jobs()
+    assert (job.state, job.interruptions) == ("queued", 1)
+
+
+async def test_a_folder_that_cannot_be_staged_fails_the_job(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with bench.running() as running:
+        monkeypatch.setattr(running._results, "stage", failing(9, PermissionError(errno.EACCES, "no"), print))
+        intake = bench.intake()
+        await running.accept([intake])
+        result = await published(bench, intake.id)
+    assert (result["state"], result["cause"], result["code"]) == ("failed", "spawn", "staging")
+
+
+async def test_a_collection_without_descriptors_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with bench.running() as running:
+        results = running._results
+        trouble = OSError(errno.EMFILE, "too many open files")
+        monkeypatch.setattr(results, "survey", failing(3, trouble, results.survey))
+        intake = bench.intake()
+        await running.accept([intake])
+        await launched(bench, 1)
+        bench.backend.handles[0].end()
+        result = await published(bench, intake.id)
+    assert (result["state"], [f["path"] for f in result["outputs"]]) == ("succeeded", ["stdout.log", "stderr.log"])
+
+
+async def test_a_defect_in_judging_one_job_is_that_jobs_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = module_judge.judge
+
+    def defective(solver: Any, spec: Any, *args: Any, **more: Any) -> Any:
+        if spec.name == "bad.x":
+            raise ZeroDivisionError("oops")
+        return judge(solver, spec, *args, **more)
+
+    monkeypatch.setattr(collector, "judge", defective)
+    async with bench.running() as running:
+        bad, good = bench.intake("bad.x"), bench.intake("good.x")
+        await running.accept([bad, good])
+        await launched(bench, 2)
+        for handle in bench.backend.handles:
+            handle.end()
+        failed, succeeded = await published(bench, bad.id), await published(bench, good.id)
+    assert (failed["cause"], failed["code"]) == ("check", "defect")
+    assert "ZeroDivisionError: oops" in failed["message"]
+    assert succeeded["state"] == "succeeded"
+
+
+async def test_collecting_that_ends_the_daemon_again_and_again_is_given_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(batch: object) -> None:
+        await anyio.sleep_forever()
+
+    async with bench.running() as running:
+        intake = bench.intake()
+        await running.accept([intake])
+        await launched(bench, 1)
+        monkeypatch.setattr(running._collector, "collect", never)
+        bench.backend.handles[0].end()
+        await eventually(lambda: running._world.jobs[intake.id].state == "collecting", "collecting")
+        await eventually(lambda: not running._world.changed, "recorded")
+    for _ in range(2):
+        async with bench.running() as running:
+            monkeypatch.setattr(running._collector, "collect", never)
+    async with bench.running():
+        result = await published(bench, intake.id)
+    assert (result["state"], result["cause"]) == ("failed", "lost")
+
+
+async def test_a_stale_input_is_not_taken_for_a_result(tmp_path: Path) -> None:
+    """A case folder that still holds last week's result is dropped, and the solver writes nothing."""
+    bench = Bench(tmp_path / "home", CONFIG + '[solver.x.success]\noutputs = ["a.x"]\n')
+    async with bench.running() as running:
+        intake = bench.intake("a.x")
+        await running.accept([intake])
+        await launched(bench, 1)
+        bench.backend.handles[0].end()
+        result = await published(bench, intake.id)
+    assert (result["state"], result["cause"], result["code"]) == ("failed", "check", "output_missing")
+
+
+async def test_a_changed_input_is_a_result(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "home", CONFIG + '[solver.x.success]\noutputs = ["a.x"]\n')
+    async with bench.running() as running:
+        intake = bench.intake("a.x")
+        await running.accept([intake])
+        await launched(bench, 1)
+        Path(bench.backend.handles[0].spec.cwd, "a.x").write_text("solved\n")
+        bench.backend.handles[0].end()
+        result = await published(bench, intake.id)
+    assert result["state"] == "succeeded"
+    assert "output/a.x" in [f["path"] for f in result["outputs"]]
+
+
+async def test_a_timeout_is_kept_while_the_store_cannot_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job that fills the disk is the one that has to be stopped."""
+    bench = Bench(tmp_path / "home", CONFIG.replace("command =", 'timeout = "0.2s"\ncommand ='))
+    record = bench.store.record
+    full = threading.Event()
+
+    def record_unless_full(*args: Any) -> None:
+        if full.is_set():
+            raise StoreUnavailable("disk full")
+        record(*args)
+
+    async with bench.running() as running:
+        monkeypatch.setattr(bench.store, "record", record_unless_full)
+        intake = bench.intake()
+        await running.accept([intake])
+        await launched(bench, 1)
+        full.set()
+        handle = bench.backend.handles[0]
+        await eventually(lambda: handle.stops, "the stop of the job that ran out of time")
+        full.clear()
+        result = await published(bench, intake.id)
+    assert (result["state"], result["cause"]) == ("failed", "timeout")
+
+
+async def test_more_than_a_thousand_outputs_are_listed_in_a_file_of_their_own(bench: Bench) -> None:
+    async with bench.running() as running:
+        intake = bench.intake()
+        await running.accept([intake])
+        await launched(bench, 1)
+        for n in range(1100):
+            Path(bench.backend.handles[0].spec.cwd, f"{n:04}.out").write_text("x")
+        bench.backend.handles[0].end()
+        result = await published(bench, intake.id)
+    assert len(result["outputs"]) == 1000
+    more = bench.home.done / intake.id / "outputs.jsonl"
+    assert result["more_outputs"]["size"] == more.stat().st_size
+    assert len(more.read_text().splitlines()) == 1102
