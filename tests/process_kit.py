@@ -15,7 +15,10 @@ from waiting import wait_until
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 PROGRAMS = Path(__file__).parent / "adapters" / "programs"
-SOURCE = str(Path(solvisor.__file__).parents[1])
+
+# For programs that import this file and Solvisor itself.
+_IMPORTABLE = [str(Path(solvisor.__file__).parents[1]), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, _IMPORTABLE))}
 
 # A process that left session, environment, folder and logs behind; it writes its number to the file pid.
 WITHOUT_A_CLUE = 'env -i setsid sh -c \'cd /; echo $$ > "$0"; exec sleep 1000\' "$PWD/pid" > /dev/null 2>&1'

@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import Final, NamedTuple
@@ -21,6 +21,7 @@ from . import template
 from .config import Output, SolverConfig
 from .filetext import Found, one_line, search, tail
 from .model import Cause, Check, ExitFacts, JobSpec, Verdict
+from .names import escape_name
 from .params import param_text
 from .units import describe_duration, format_size
 
@@ -44,8 +45,19 @@ class _Logs(NamedTuple):
     unreadable: str | None
 
 
-def judge(solver: SolverConfig, spec: JobSpec, folder: Path, facts: ExitFacts, *, timed_out: bool) -> Verdict:
+def judge(
+    solver: SolverConfig,
+    spec: JobSpec,
+    folder: Path,
+    facts: ExitFacts,
+    *,
+    timed_out: bool,
+    unchanged: Collection[str] = (),
+) -> Verdict:
     """Judge what an attempt left in ``folder``; its process tree is gone, or ``facts.unkillable``.
+
+    ``unchanged`` are the staged inputs of which the solver left nothing new, by their names in the output folder: none
+    of them is an output, whether its copy still lies there or not.
 
     The first that applies decides: unkillable, timed out, killed by a signal, exit code not allowed, first failed check
     (``output_missing output_empty output_small output_match log_forbid log_cut log_unreadable`` are its codes).
@@ -54,7 +66,11 @@ def judge(solver: SolverConfig, spec: JobSpec, folder: Path, facts: ExitFacts, *
     logs = _search_logs(solver, folder)
     exit_result = _exit(solver, facts)
     results = [
-        *(result for output in solver.success.wanted_outputs() for result in _output(output, solver, spec, folder)),
+        *(
+            result
+            for output in solver.success.wanted_outputs()
+            for result in _output(output, solver, spec, folder, unchanged)
+        ),
         *_log_results(solver, facts, logs),
     ]
     failed = next((result for result in results if not result.check.ok), None)
@@ -111,7 +127,9 @@ class _Candidate(NamedTuple):
     kind: str
 
 
-def _output(output: Output, solver: SolverConfig, spec: JobSpec, folder: Path) -> list[_Result]:
+def _output(
+    output: Output, solver: SolverConfig, spec: JobSpec, folder: Path, unchanged: Collection[str]
+) -> list[_Result]:
     """The checks on one wanted output. Of several files that fit a pattern, one good one is enough."""
     values = {"stem": PurePath(spec.primary).stem}
     for name, param in solver.params.items():
@@ -126,19 +144,31 @@ def _output(output: Output, solver: SolverConfig, spec: JobSpec, folder: Path) -
     pattern = template.expand(output.path, {name: glob.escape(value) for name, value in values.items()})
     root = folder / "output"
     best: list[_Result] = []
-    for candidate in _candidates(root, pattern):
+    for candidate in _candidates(root, pattern, unchanged):
         results = _judge_candidate(output, root, shown, candidate)
         if all(result.check.ok for result in results):
             return results
         best = max(best, results, key=lambda some: sum(result.check.ok for result in some) if some else -1)
-    return best or _judge_candidate(output, root, shown, _Candidate(shown, None, "missing"))
+    if best:
+        return best
+    stale = next((name for name in sorted(unchanged) if _fits(name, pattern)), None)
+    if stale is not None:
+        return _judge_candidate(output, root, shown, _Candidate(stale, None, "only the input of that name, unchanged"))
+    return _judge_candidate(output, root, shown, _Candidate(shown, None, "missing"))
 
 
-def _candidates(root: Path, pattern: str) -> Iterator[_Candidate]:
+def _fits(name: str, pattern: str) -> bool:
+    parts, patterns = name.split("/"), PurePath(pattern).parts
+    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
+
+
+def _candidates(root: Path, pattern: str, unchanged: Collection[str]) -> Iterator[_Candidate]:
     """What lies below ``root`` under a name that fits, in the order of names; links are named but not followed.
 
-    Nothing outside is found: no folder lists ``..`` or ``/``.
+    Nothing outside is found: no folder lists ``..`` or ``/``, and a ``root`` that is a link has nothing in it.
     """
+    if root.is_symlink():
+        return
     parts = PurePath(pattern).parts
     names = [""]
     for depth, part in enumerate(parts):
@@ -149,7 +179,13 @@ def _candidates(root: Path, pattern: str) -> Iterator[_Candidate]:
             if fnmatchcase(entry.name, part) and (depth == len(parts) - 1 or entry.is_dir(follow_symlinks=False))
         ]
     for name in names:
-        status = os.lstat(root / name)
+        if name in unchanged:
+            continue
+        try:
+            status = os.lstat(root / name)
+        except OSError as error:  # its path is longer than the kernel takes, or it went away
+            yield _Candidate(name, None, f"out of reach ({error.strerror})")
+            continue
         if stat.S_ISREG(status.st_mode):
             yield _Candidate(name, status.st_size, "a file")
         elif stat.S_ISLNK(status.st_mode):
@@ -167,7 +203,8 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _judge_candidate(output: Output, root: Path, shown: str, candidate: _Candidate) -> list[_Result]:
-    name, size, kind = candidate
+    size, kind = candidate.size, candidate.kind
+    name = shown if candidate.name == shown else escape_name(candidate.name)
     prefix = "" if name == shown else f"{name}: "
     want = {0: "exists", 1: "not empty"}.get(output.min_bytes, f"at least {_bytes(output.min_bytes)}")
     if size is None:
@@ -182,7 +219,7 @@ def _judge_candidate(output: Output, root: Path, shown: str, candidate: _Candida
         found, got = None, kind
         if size is not None:
             try:
-                (found,) = search(root / name, [re.compile(output.match, re.MULTILINE)])
+                (found,) = search(root / candidate.name, [re.compile(output.match, re.MULTILINE)])
                 got = f"line {found.line}" if found else "no match"
             except OSError as error:
                 got = f"cannot be read: {error.strerror}"

@@ -8,9 +8,11 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from solvisor import config
@@ -191,6 +193,7 @@ class Attempt:
         primary: str = "beam.inp",
         params: dict[str, Any] | None = None,
         timed_out: bool = False,
+        unchanged: Collection[str] = (),
         **facts: Any,
     ) -> Verdict:
         text = f'[solver.x]\ncommand = ["x"]\n{more}\n[solver.x.success]\n{success}\n'
@@ -198,7 +201,8 @@ class Attempt:
         if signal is not None:
             exit_code = None
         ended = ExitFacts(exit_code, signal, 0, **facts)
-        return judge(solver, spec(primary, params=params or {}), self.folder, ended, timed_out=timed_out)
+        job = spec(primary, params=params or {})
+        return judge(solver, job, self.folder, ended, timed_out=timed_out, unchanged=unchanged)
 
 
 @pytest.fixture
@@ -337,6 +341,59 @@ class TestOutputs:
         assert code == "output_missing"
         assert [check.got for check in checks] == ["a symbolic link", "missing"]
         assert message == "output beam.frd is a symbolic link"
+
+    @pytest.mark.parametrize("pattern", ["{stem}.frd", "*.frd"])
+    def test_an_unchanged_input_is_no_output_whether_its_copy_is_still_there_or_not(
+        self, attempt: Attempt, pattern: str
+    ) -> None:
+        success = f"outputs = [{{ path = '{pattern}', match = 'result' }}]"
+        (attempt.output / "beam.frd").write_text("result of last week")
+        assert attempt.judge(success).cause is None
+        before = attempt.judge(success, unchanged={"beam.frd", "beam.inp"})
+        assert (before.cause, before.code) == (Cause.CHECK, "output_missing")
+        assert before.message == "output beam.frd is only the input of that name, unchanged"
+        assert before.checks[1].got.endswith("only the input of that name, unchanged")
+        (attempt.output / "beam.frd").unlink()
+        assert attempt.judge(success, unchanged={"beam.frd", "beam.inp"}) == before
+        (attempt.output / "other.frd").write_text("result")
+        expected = None if pattern == "*.frd" else Cause.CHECK
+        assert attempt.judge(success, unchanged={"beam.frd", "beam.inp"}).cause is expected
+
+    def test_an_unchanged_input_in_a_folder_is_no_output(self, attempt: Attempt) -> None:
+        (attempt.output / "mesh").mkdir()
+        (attempt.output / "mesh" / "a.csv").write_text("1")
+        verdict = attempt.judge('outputs = ["*/*.csv"]', unchanged={"mesh/a.csv"})
+        assert verdict.checks[1].got == "mesh/a.csv: only the input of that name, unchanged"
+        assert attempt.judge('outputs = ["*/*.csv"]', unchanged={"a.csv"}).cause is None
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="names are not bytes here")
+    @pytest.mark.parametrize("good", [True, False])
+    def test_odd_names_are_escaped(self, attempt: Attempt, good: bool) -> None:
+        (attempt.output / os.fsdecode(b"b\xe4r\n.frd")).write_text("data" if good else "")
+        verdict = attempt.judge("outputs = ['*.frd']")
+        assert verdict.checks[1].got == "b\\xe4r\\x0a.frd: " + ("4 bytes" if good else "empty")
+        assert verdict.message == (None if good else "output b\\xe4r\\x0a.frd is empty")
+        msgspec.json.encode(verdict)
+
+    def test_an_output_folder_that_is_a_link_has_nothing_in_it(self, attempt: Attempt, tmp_path: Path) -> None:
+        attempt.output.rmdir()
+        (tmp_path / "others").mkdir()
+        (tmp_path / "others" / "beam.frd").write_text("data of someone else")
+        attempt.output.symlink_to(tmp_path / "others")
+        assert self.check(attempt, "outputs = ['{stem}.frd']")[0] == "output_missing"
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="a limit of another kind")
+    def test_a_path_longer_than_the_kernel_takes_is_no_output(self, attempt: Attempt) -> None:
+        depth = 16
+        fd = os.open(attempt.output, os.O_RDONLY)
+        for _ in range(depth):
+            os.mkdir("d" * 250, dir_fd=fd)
+            below = os.open("d" * 250, os.O_RDONLY, dir_fd=fd)
+            os.close(fd)
+            fd = below
+        os.close(os.open("x" * 250, os.O_WRONLY | os.O_CREAT, dir_fd=fd))
+        os.close(fd)
+        assert self.check(attempt, f"outputs = ['{'*/' * depth}*']")[0] == "output_missing"
 
     def test_a_parameter_cannot_lead_outside(self, attempt: Attempt, tmp_path: Path) -> None:
         (tmp_path / "secret").write_text("data")

@@ -18,7 +18,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from process_kit import PATH, PROGRAMS, SOURCE, WITHOUT_A_CLUE, Attempts, is_alive, is_gone, orphans, ticks_passed
+from process_kit import ENVIRONMENT, PATH, PROGRAMS, WITHOUT_A_CLUE, Attempts, is_alive, is_gone, orphans, ticks_passed
 from solvisor.backends.local import LocalBackend, LocalHandle
 from solvisor.errors import SpawnError
 from solvisor.process import proc
@@ -188,7 +188,7 @@ async def test_a_hung_start_holds_up_nothing_else(
     backend: LocalBackend, attempts: Attempts, hanging_program: tuple[str, Callable[[], None]]
 ) -> None:
     program, let_it_load = hanging_program
-    running = attempts.shell("until test -e go; do sleep 0.01; done; setsid sleep 1000 & exit 4")
+    running = attempts.shell("until test -e go || ! kill -0 $PPID; do sleep 0.01; done; setsid sleep 1000 & exit 4")
     handle = await backend.launch(running.spec)
     # In the folder of another attempt: a clue that must not be followed while the program is not loaded.
     hung = replace(attempts(program, "-c", "exit 5").spec, cwd=running.spec.cwd)
@@ -250,7 +250,7 @@ async def test_an_abandoned_start_leaves_nothing(
 )
 async def test_nothing_outlives_the_leader(backend: LocalBackend, attempts: Attempts, script: str) -> None:
     """Also beside another attempt, where it takes a clue to know whose the orphan is."""
-    older = attempts.shell("echo $$ > pid; until test -e go; do sleep 0.01; done")
+    older = attempts.shell("echo $$ > pid; until test -e go || ! kill -0 $PPID; do sleep 0.01; done")
     older_handle = await backend.launch(older.spec)
     older.pid()
     attempt = attempts.shell(f"{script}\nuntil test -s pid; do :; done; exit 3")
@@ -271,7 +271,7 @@ async def test_a_lonely_orphan_without_a_clue(backend: LocalBackend, attempts: A
 
 
 async def test_orphan_without_a_clue_waits_for_all_that_may_own_it(backend: LocalBackend, attempts: Attempts) -> None:
-    wait = "until test -e go; do sleep 0.01; done"
+    wait = "until test -e go || ! kill -0 $PPID; do sleep 0.01; done"
     idle = f"echo $$ > pid; {wait}"
     older = attempts.shell(idle)
     older_handle = await backend.launch(older.spec)
@@ -302,7 +302,9 @@ async def test_orphan_without_a_clue_waits_for_all_that_may_own_it(backend: Loca
 async def test_an_end_hurts_nobody_else(backend: LocalBackend, attempts: Attempts) -> None:
     """What other attempts put in the background, and what other code of this process started, lives on."""
     with subprocess.Popen(["sleep", "1000"]) as own:  # noqa: ASYNC220  it returns at once
-        other = attempts.shell("setsid sh -c 'echo $$ > pid; exec sleep 1000' & until test -e go; do sleep 0.01; done")
+        other = attempts.shell(
+            "setsid sh -c 'echo $$ > pid; exec sleep 1000' & until test -e go || ! kill -0 $PPID; do sleep 0.01; done"
+        )
         other_handle = await backend.launch(other.spec)
         other_pid = other.pid()
         for _ in range(5):
@@ -319,7 +321,9 @@ async def test_an_end_hurts_nobody_else(backend: LocalBackend, attempts: Attempt
 
 
 async def test_orphans_of_a_long_run_leave_no_zombies(backend: LocalBackend, attempts: Attempts) -> None:
-    attempt = attempts.shell("(setsid true &) ; (true &); echo $$ > pid; until test -e go; do sleep 0.01; done")
+    attempt = attempts.shell(
+        "(setsid true &) ; (true &); echo $$ > pid; until test -e go || ! kill -0 $PPID; do sleep 0.01; done"
+    )
     handle = await backend.launch(attempt.spec)
     attempt.pid()
     await eventually(lambda: len(proc.children(os.getpid())) == 1, "all but the leader reaped")
@@ -381,14 +385,14 @@ async def stop_and_wait(handle: LocalHandle, *, now: bool = False) -> tuple[int 
 
 
 async def test_stop_is_polite(backend: LocalBackend, attempts: Attempts) -> None:
-    attempt = attempts.shell("trap 'exit 5' TERM; echo $$ > pid; while :; do sleep 0.01; done", grace=1000)
+    attempt = attempts.shell("trap 'exit 5' TERM; echo $$ > pid; while kill -0 $PPID; do sleep 0.01; done", grace=1000)
     handle = await backend.launch(attempt.spec)
     attempt.pid()
     assert await stop_and_wait(handle) == (5, None)
 
 
 async def test_grace_ends_in_a_kill(backend: LocalBackend, attempts: Attempts) -> None:
-    attempt = attempts.shell("trap '' TERM; echo $$ > pid; while :; do sleep 0.01; done", grace=0.4)
+    attempt = attempts.shell("trap '' TERM; echo $$ > pid; while kill -0 $PPID; do sleep 0.01; done", grace=0.4)
     handle = await backend.launch(attempt.spec)
     attempt.pid()
     begun = time.monotonic()
@@ -397,7 +401,7 @@ async def test_grace_ends_in_a_kill(backend: LocalBackend, attempts: Attempts) -
 
 
 async def test_now_overtakes_the_grace(backend: LocalBackend, attempts: Attempts) -> None:
-    attempt = attempts.shell("trap '' TERM; echo $$ > pid; while :; do sleep 0.01; done", grace=1000)
+    attempt = attempts.shell("trap '' TERM; echo $$ > pid; while kill -0 $PPID; do sleep 0.01; done", grace=1000)
     handle = await backend.launch(attempt.spec)
     attempt.pid()
     handle.stop()
@@ -423,7 +427,7 @@ async def test_the_grace_is_the_whole_trees(backend: LocalBackend, attempts: Att
 
 
 async def test_the_grace_of_what_is_left_ends_too(backend: LocalBackend, attempts: Attempts) -> None:
-    stubborn = "sh -c 'trap \"\" TERM; echo $$ > pid; while :; do sleep 0.01; done'"
+    stubborn = "sh -c 'trap \"\" TERM; echo $$ > pid; while kill -0 $1; do sleep 0.01; done' sh $PPID"
     attempt = attempts.shell(f"{stubborn}; sleep 1000", grace=0.3)
     handle = await backend.launch(attempt.spec)
     left = attempt.pid()
@@ -453,7 +457,7 @@ async def test_stop_after_the_end_is_nothing(backend: LocalBackend, attempts: At
 
 
 async def test_a_cancelled_wait_touches_nothing(backend: LocalBackend, attempts: Attempts) -> None:
-    attempt = attempts.shell("echo $$ > pid; until test -e go; do sleep 0.01; done; exit 6")
+    attempt = attempts.shell("echo $$ > pid; until test -e go || ! kill -0 $PPID; do sleep 0.01; done; exit 6")
     handle = await backend.launch(attempt.spec)
     attempt.pid()
     for _ in range(3):
@@ -473,17 +477,39 @@ async def test_a_cancelled_wait_touches_nothing(backend: LocalBackend, attempts:
     assert codes == [6, 6]
 
 
-async def test_closing_leaves_processes_alone(attempts: Attempts) -> None:
-    attempt = attempts.shell("echo $$ > pid; sleep 1000")
-    async with LocalBackend() as first:
-        handle = await first.launch(attempt.spec)
-        attempt.pid()
+async def test_closing_kills_whatever_still_runs(attempts: Attempts) -> None:
+    scripts = [
+        "echo $$ > pid; sleep 1000",
+        "trap '' TERM; setsid sh -c 'echo $$ > pid; exec sleep 1000' & sleep 1000",
+        f"{WITHOUT_A_CLUE} & sleep 1000",
+        f"({WITHOUT_A_CLUE} &); sleep 1000",
+    ]
+    pids = []
+    with pytest.raises(ZeroDivisionError):
+        async with LocalBackend() as backend:
+            for script in scripts:
+                attempt = attempts.shell(script, grace=1000)
+                pids.append((handle := await backend.launch(attempt.spec)).pid)
+                pids.append(attempt.pid())
+            handle.stop()
+            raise ZeroDivisionError
+    assert [pid for pid in pids if not is_gone(pid)] == []
+    assert orphans() == []
     handle.stop(now=True)
     with pytest.raises(SpawnError, match="not open"):
-        await first.launch(attempts("true").spec)
-    assert is_alive(handle.pid)
-    os.killpg(handle.pid, signal.SIGKILL)
-    os.waitpid(handle.pid, 0)  # noqa: ASYNC222  it was killed
+        await backend.launch(attempts("true").spec)
+
+
+async def test_closing_kills_a_program_that_hangs_while_it_is_loaded(
+    attempts: Attempts, hanging_program: tuple[str, Callable[[], None]]
+) -> None:
+    program, _ = hanging_program
+    async with LocalBackend() as backend:
+        with anyio.move_on_after(0.1) as scope:
+            await backend.launch(attempts(program, "-c", "sleep 1000; exit").spec)
+        assert scope.cancelled_caught
+        assert orphans()
+    assert orphans() == []
 
 
 # What it used
@@ -508,7 +534,7 @@ async def test_processor_time_is_of_the_whole_tree(backend: LocalBackend, attemp
 async def test_memory_is_never_the_daemons_own(peak: int, size: int, looks: int, source: str | None) -> None:
     done = await anyio.run_process(
         [sys.executable, str(PROGRAMS / "memory_daemon.py"), str(peak), str(size), str(looks)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([SOURCE, str(PROGRAMS.parents[1])])},
+        env=ENVIRONMENT,
         stderr=None,
     )
     usage = json.loads(done.stdout)
@@ -536,12 +562,13 @@ async def test_a_log_loses_its_middle(backend: LocalBackend, attempts: Attempts)
     assert f"{facts.log_cut_bytes} bytes cut" in text
     marker = len(text) - len(head.removesuffix("\n")) - len(tail.split("\n", 1)[1])
     assert facts.log_cut_bytes + len(text) - marker == size + len("BEGIN\nEND\n")
-    assert [path.name for path in attempt.folder.parent.iterdir() if path.is_file()].count("stdout.log.part") == 0
+    assert sorted(os.listdir(attempt.folder.parent)) == ["output", "stderr.log", "stdout.log"]
 
 
 async def test_a_log_is_bounded_while_its_program_runs(backend: LocalBackend, attempts: Attempts) -> None:
     attempt = attempts.shell(
-        "yes | head -c 30000000; echo $$ > pid; until test -e go; do sleep 0.01; done", log_max=1 << 20
+        "yes | head -c 30000000; echo $$ > pid; until test -e go || ! kill -0 $PPID; do sleep 0.01; done",
+        log_max=1 << 20,
     )
     handle = await backend.launch(attempt.spec)
     attempt.pid()
@@ -552,3 +579,28 @@ async def test_a_log_is_bounded_while_its_program_runs(backend: LocalBackend, at
     (attempt.folder / "go").touch()
     await handle.wait()
     assert log.stat().st_size <= 1 << 20
+
+
+@pytest.mark.parametrize(
+    "obstacle",
+    [
+        "mkdir ../stdout.log.part",
+        "ln -s /etc/passwd ../stdout.log.part",
+        "mv ../stdout.log old; ln -s old ../stdout.log",
+        "mv ../stdout.log old; mkfifo ../stdout.log",
+        "mv ../stdout.log old; mkdir ../stdout.log",
+        "mv ../stdout.log old; head -c 2000000 /dev/zero > ../stdout.log; mkdir ../stdout.log.part",
+    ],
+)
+async def test_nothing_done_to_its_log_keeps_an_end_from_being_told(
+    backend: LocalBackend, attempts: Attempts, obstacle: str
+) -> None:
+    attempt = attempts.shell(f"yes | head -c 3000000; {obstacle}; exit 4", log_max=1 << 20)
+    handle = await backend.launch(attempt.spec)
+    with anyio.fail_after(30):
+        facts = await handle.wait()
+    assert facts.exit_code == 4
+    log = Path(attempt.spec.stdout)
+    is_cut = log.is_file() and not log.is_symlink()
+    assert (facts.log_cut_bytes > 0) == is_cut
+    assert not is_cut or log.stat().st_size <= 1 << 20

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from process_kit import PROGRAMS, SOURCE, is_alive
+from process_kit import ENVIRONMENT, PROGRAMS, is_alive
 from solvisor.process import proc
 from solvisor.process.posix import kill_earlier_life
 from waiting import wait_until
@@ -48,7 +48,7 @@ def test_all_of_the_earlier_life_and_nobody_else(tmp_path: Path, sleepers: list[
     ]
     daemon = subprocess.Popen(
         [sys.executable, str(PROGRAMS / "lonely_daemon.py"), HOME, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([SOURCE, str(PROGRAMS.parents[1])])},
+        env=ENVIRONMENT,
     )
     sleepers.append(daemon)
     wait_until((tmp_path / "started").exists, "the daemon to have started its solvers")
@@ -76,7 +76,7 @@ def test_what_would_not_die_is_named(sleepers: list[subprocess.Popen[bytes]], mo
 def test_the_caller_itself_is_spared() -> None:
     """A daemon that was itself started by a job of this home does not kill itself."""
     script = f"from solvisor.process.posix import kill_earlier_life; assert kill_earlier_life({HOME!r}, 20) == set()"
-    env = {**os.environ, "PYTHONPATH": SOURCE, "SOLVISOR_ATTEMPT": f"{HOME}/1"}
+    env = {**ENVIRONMENT, "SOLVISOR_ATTEMPT": f"{HOME}/1"}
     subprocess.run([sys.executable, "-c", script], env=env, check=True)
 
 

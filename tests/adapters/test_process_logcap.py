@@ -30,7 +30,7 @@ def test_small_logs_are_left_alone(tmp_path: Path) -> None:
     path.write_bytes(b"x" * CAP)
     log = CappedLog(str(path), CAP)
     inode = path.stat().st_ino
-    assert (log.trim(), log.is_over(), log.finish(), log.punched_bytes) == (False, False, 0, 0)
+    assert (log.trim(), log.is_over(), log.finish(), log.cut_bytes) == (False, False, 0, 0)
     assert path.stat().st_ino == inode
     assert path.read_bytes() == b"x" * CAP
 
@@ -82,7 +82,7 @@ def test_holes_are_made_in_steps(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(b"x" * 100)
     assert not log.trim()
-    assert log.punched_bytes > CAP // 2
+    assert log.cut_bytes > CAP // 2
 
 
 def test_a_log_emptied_by_its_program(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_log_emptied_by_its_program(tmp_path: Path) -> None:
     assert log.trim()
     path.write_bytes(b"new")
     assert not log.trim()
-    assert log.punched_bytes == 0
+    assert log.cut_bytes == 0
     path.write_bytes(b"y" * (4 * CAP))
     assert log.trim()
     assert path.read_bytes().startswith(b"y" * (CAP // 4))
@@ -104,7 +104,7 @@ def test_without_holes_it_is_cut_at_the_end(tmp_path: Path, monkeypatch: pytest.
     path.write_bytes(numbered(100_000))
     log = CappedLog(str(path), CAP)
     assert not log.trim()
-    assert log.punched_bytes == 0
+    assert log.cut_bytes == 0
     assert log.finish() > 0
     assert path.stat().st_size <= CAP
 
@@ -120,7 +120,8 @@ def test_a_full_disk_leaves_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     with monkeypatch.context() as context:
         context.setattr(os, "write", full)
-        assert log.finish() == log.punched_bytes > 0
+        holes = log.cut_bytes
+        assert log.finish() == holes > 0
     assert path.stat().st_size == 4 * CAP
     assert os.listdir(tmp_path) == ["log"]
 
@@ -136,3 +137,40 @@ def test_what_is_no_plain_file_is_left_alone(tmp_path: Path) -> None:
         log = CappedLog(str(path), 1)
         assert (log.trim(), log.finish()) == (False, 0)
     assert precious.read_bytes() == b"x" * (4 * CAP)
+
+
+def test_nothing_a_solver_put_beside_its_log_is_in_the_way(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(numbered(100_000))
+    (tmp_path / "log.part").mkdir()
+    assert CappedLog(str(path), CAP).finish() > 0
+    assert path.stat().st_size <= CAP
+    assert sorted(os.listdir(tmp_path)) == ["log", "log.part"]
+
+
+def test_a_log_that_cannot_be_replaced_keeps_its_place_and_nothing_else_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"x" * (4 * CAP))
+
+    def refuse(old: str, new: str) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "rename", refuse)
+    log = CappedLog(str(path), CAP)
+    assert log.trim()
+    holes = log.cut_bytes
+    assert log.finish() == holes > 0
+    assert os.listdir(tmp_path) == ["log"]
+
+
+def test_a_log_replaced_at_the_end_has_lost_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = CappedLog(str(path), CAP)
+    path.write_bytes(b"x" * (4 * CAP))
+    assert log.trim()
+    path.unlink()
+    path.symlink_to("/dev/null")
+    assert (log.finish(), log.cut_bytes) == (0, 0)
+    assert path.is_symlink()

@@ -7,17 +7,19 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
-from process_kit import WITHOUT_A_CLUE, Attempt, Attempts, is_alive, is_gone
+from process_kit import WITHOUT_A_CLUE, Attempt, Attempts, is_alive, is_gone, orphans
 from solvisor.backends.local import LocalHandle
-from solvisor.errors import SpawnError
 from solvisor.process import proc
+from solvisor.process.logcap import CappedLog
 from solvisor.process.posix import Processes, Tree
 from waiting import eventually
 
@@ -170,7 +172,7 @@ async def test_clues_may_be_hidden_for_a_moment(
         return None if hidden >= 0 else real(pid)
 
     monkeypatch.setattr(proc, "token", token)
-    older = attempts.shell("until test -e go; do sleep 0.01; done")
+    older = attempts.shell("until test -e go || ! kill -0 $PPID; do sleep 0.01; done")
     older_handle = await launch(processes, older)
     only_token = 'setsid sh -c \'cd /; echo $$ > "$0"; exec sleep 1000\' "$PWD/pid" > /dev/null 2>&1'
     attempt = attempts.shell(f"{only_token} & until test -s pid; do :; done; exit 3")
@@ -216,10 +218,10 @@ async def test_an_orphan_made_before_its_attempt_is_in_the_books(
         noted.wait()
         return real(*arguments)
 
-    running = attempts.shell("until test -e go; do sleep 0.01; done")
+    running = attempts.shell("until test -e go || ! kill -0 $PPID; do sleep 0.01; done")
     running_handle = await launch(processes, running)
     monkeypatch.setattr(processes, "_watch", watch)
-    maker = attempts.shell(f"({WITHOUT_A_CLUE} &); until test -e go; do sleep 0.01; done")
+    maker = attempts.shell(f"({WITHOUT_A_CLUE} &); until test -e go || ! kill -0 $PPID; do sleep 0.01; done")
     maker_handle = LocalHandle(processes)
     processes.start(maker.spec, maker_handle)
     try:
@@ -253,7 +255,66 @@ async def test_a_stolen_exit_is_a_defect_that_everyone_hears_of(
         with pytest.raises(RuntimeError, match="defect") as caught, anyio.fail_after(30):
             await handle.wait()
         assert "reaped by other code" in str(caught.value.__cause__)
-    with pytest.raises(SpawnError, match="reaped by other code"):
+    with pytest.raises(RuntimeError, match="defect") as caught, anyio.fail_after(30):
         await launch(processes, attempts("true"))
-    os.kill(waiting.pid, signal.SIGKILL)
-    os.waitpid(waiting.pid, 0)  # noqa: ASYNC222  it was killed
+    assert "reaped by other code" in str(caught.value.__cause__)
+    assert is_alive(waiting.pid)
+    signals.forbidden = False
+    processes.close()
+    assert is_gone(waiting.pid), "closing needs no reaper"
+
+
+async def test_a_defect_while_starting_is_no_refusal(
+    processes: Processes, attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(pid: int) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as context:
+        context.setattr(proc, "read_process", fail)
+        with pytest.raises(RuntimeError, match="defect") as caught, anyio.fail_after(30):
+            await launch(processes, attempts("sleep", "1000"))
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert orphans() == []
+
+
+async def test_closing_does_not_wait_for_ever(processes: Processes, signals: Signals, attempts: Attempts) -> None:
+    handle = await launch(processes, attempts("sleep", "1000"))
+    signals.lost = True
+    begun = time.monotonic()
+    await anyio.to_thread.run_sync(processes.close)
+    assert time.monotonic() - begun < 10
+    assert is_alive(handle.pid), "for the next start"
+    os.kill(handle.pid, signal.SIGKILL)
+    os.waitpid(handle.pid, 0)  # noqa: ASYNC222  it was killed
+
+
+async def test_a_defect_in_cutting_a_log_does_not_hide_the_end(
+    processes: Processes, attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(log: CappedLog) -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(CappedLog, "finish", fail)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    handle = await launch(processes, attempts.shell("yes | head -c 100000; exit 4", log_max=4096))
+    with anyio.fail_after(30):
+        assert (await handle.wait()).exit_code == 4
+
+
+async def test_no_thread_left_to_cut_a_log(
+    processes: Processes, attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = attempts.shell("yes | head -c 100000; until test -e go || ! kill -0 $PPID; do :; done", log_max=4096)
+    handle = await launch(processes, attempt)
+    real = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name == "solvisor-logs":
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    (attempt.folder / "go").touch()
+    with anyio.fail_after(30):
+        assert (await handle.wait()).exit_code == 0

@@ -738,3 +738,86 @@ def test_a_claim_of_an_earlier_life_is_given_with_its_route(home: Home, claims: 
     first = one(claims.claim_round([wish]))
     assert claims.unfinished_claims(()) == [first]
     assert claims.unfinished_claims(()) == [first], "asked again before its row was there"
+
+
+def test_a_claim_that_cannot_be_read_is_set_aside_and_holds_up_no_other(
+    home: Home, claims: Claims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good, not_a_folder = sorted(new_id() for _ in range(3))
+    for job_id in (bad, good):
+        (home.work / job_id / "input").mkdir(parents=True)
+        (home.work / job_id / "input" / "beam.inp").write_bytes(b"1")
+    (home.work / not_a_folder).mkdir()
+    (home.work / not_a_folder / "input").write_bytes(b"no folder")
+    victim = (home.work / bad / "input" / "beam.inp").stat().st_ino
+    real = files.open_file
+
+    def refused(name: str, folder_fd: int) -> int:
+        if os.stat(name, dir_fd=folder_fd).st_ino == victim:
+            raise OSError(5, "Input/output error", name)
+        return real(name, folder_fd)
+
+    monkeypatch.setattr(files, "open_file", refused)
+    first, second, third = claims.unfinished_claims(())
+    for aside, job_id in ((first, bad), (third, not_a_folder)):
+        assert aside.take.id == job_id
+        assert aside.uid == os.geteuid()
+        assert aside.problem is not None
+        assert aside.problem[0] == "unreadable"
+    assert first.problem is not None
+    assert "beam.inp: Input/output error" in first.problem[1]
+    assert second == Taken(Take(good, ("beam.inp",)), (fact("input/beam.inp", b"1"),), os.geteuid())
+
+
+def test_a_drop_that_cannot_be_opened_to_be_synced_goes_back(
+    home: Home, claims: Claims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(home, "a.inp", b"a")
+    drop(home, "b.inp", b"b")
+    real = files.Syncs.add
+
+    def refused(self: files.Syncs, spots: Iterator[files.Spot]) -> None:
+        found = list(spots)
+        if any(name == "a.inp" for name, _ in found):
+            raise OSError(24, "Too many open files")
+        real(self, found)
+
+    monkeypatch.setattr(files.Syncs, "add", refused)
+    first, second = claims.claim_round([take("a.inp"), take("b.inp")])
+    assert held([first]).reason == "error"
+    assert one([second]).files == (fact("input/b.inp", b"b"),)
+    assert os.listdir(home.inbox) == ["a.inp"]
+    assert os.listdir(home.work) == [second.take.id if isinstance(second, Taken) else ""]
+
+
+def lay_deep(folder: Path) -> str:
+    """A file in ``folder`` whose path is longer than the kernel takes at once; its path from there."""
+    fd = os.open(folder, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("d" * 250, dir_fd=fd)
+        below = os.open("d" * 250, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    files.write_file("deep.dat", fd, b"deep")
+    os.close(fd)
+    return "/".join(["d" * 250] * 20) + "/deep.dat"
+
+
+def test_a_folder_with_paths_longer_than_the_kernel_takes_is_claimed_and_recovered(home: Home, claims: Claims) -> None:
+    (home.inbox / "case").mkdir()
+    path = lay_deep(home.inbox / "case")
+    taken = one(claims.claim_round([take("case", folder=True)]))
+    assert taken.problem is None
+    assert taken.files == (fact(f"input/{path}", b"deep"),)
+    assert claims.unfinished_claims(()) == [taken]
+
+
+@needs_root
+def test_a_foreign_folder_with_long_paths_is_copied_and_removed(home: Home, claims: Claims) -> None:
+    (home.inbox / "case").mkdir()
+    path = lay_deep(home.inbox / "case")
+    os.chown(home.inbox / "case", NOBODY, NOBODY)
+    taken = one(claims.claim_round([take("case", folder=True)]))
+    assert taken.files == (fact(f"input/{path}", b"deep"),)
+    assert all([claims.remove_original(original) for original in taken.originals])
+    assert os.listdir(home.inbox) == []

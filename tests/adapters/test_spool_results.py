@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -9,15 +10,14 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 
 from crash.points import crashed_at
 from solvisor.home import Home
 from solvisor.model import FileFact
-from solvisor.spool import NotDurable, Publication, Results, files
-from solvisor.spool import results as results_module
+from solvisor.spool import NotDurable, Publication, Results, Survey, files
 
 JOB = "beam-0123456789abcde"
 MANIFEST = b'{"id":"beam-0123456789abcde","state":"succeeded"}\n'
@@ -52,10 +52,10 @@ def fact(path: str, data: bytes) -> FileFact:
 
 
 def collect(home: Home, inputs: tuple[FileFact, ...] = ()) -> tuple[FileFact, ...]:
-    (listed,) = Results(home).collect([(JOB, inputs)])
-    if isinstance(listed, OSError):
-        raise listed
-    return listed
+    survey = Results(home).survey(JOB, inputs)
+    for error in filter(None, Results(home).keep([(JOB, survey)])):
+        raise error
+    return survey.outputs
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -224,7 +224,7 @@ def test_what_the_solver_made_unreadable_is_read_all_the_same() -> None:
     script = """
 import os, sys, tempfile, pathlib
 from solvisor.home import Home
-from solvisor.spool import Results
+from solvisor.spool import Publication, Results
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 with tempfile.TemporaryDirectory() as folder:
     home = Home.at(pathlib.Path(folder) / "home")
@@ -233,11 +233,19 @@ with tempfile.TemporaryDirectory() as folder:
     (output / "sub").mkdir(parents=True)
     (output / "sub" / "a").write_text("1")
     (output / "b").write_text("2")
+    (output.parent / "stdout.log").write_text("3")
+    (output.parent / "stdout.log").chmod(0)
     (output / "sub" / "a").chmod(0); (output / "b").chmod(0o200); (output / "sub").chmod(0)
-    print(sorted((fact.path, fact.size) for fact in Results(home).collect([("j", ())])[0]))
+    (output.parent / "manifest.tmp" / "locked" / "x").mkdir(parents=True)
+    (output.parent / "manifest.tmp" / "locked").chmod(0)
+    output.chmod(0); output.parent.chmod(0)
+    results = Results(home)
+    survey = results.survey("j", ())
+    print(sorted((fact.path, fact.size) for fact in survey.outputs))
+    print(results.keep([("j", survey)]), results.publish([Publication("j", "done", b"{}")]))
 """
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd="/")
-    assert out.stdout == "[('output/b', 1), ('output/sub/a', 1)]\n"
+    assert out.stdout == "[('output/b', 1), ('output/sub/a', 1), ('stdout.log', 1)]\n[None] (['j'], {})\n"
 
 
 def test_collecting_makes_every_file_durable_and_does_not_survive_a_failure(
@@ -260,25 +268,195 @@ def test_collecting_makes_every_file_durable_and_does_not_survive_a_failure(
         collect(home)
 
 
-@pytest.mark.parametrize("fails", ["_outputs", "_spots"])
-def test_one_job_that_cannot_be_collected_holds_up_no_other(
-    home: Home, monkeypatch: pytest.MonkeyPatch, fails: str
-) -> None:
+def test_one_job_that_cannot_be_kept_holds_up_no_other(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = [f"j{i}-0123456789abcde" for i in range(3)]
+    results = Results(home)
     for job_id in ids:
         write(home.work / job_id / "output" / "a.frd", job_id.encode())
-    real = getattr(results_module, fails)
+    surveys = [(job_id, results.survey(job_id, ())) for job_id in ids]
+    (victim,) = [(home.work / ids[1] / "output" / "a.frd").stat().st_ino]
+    refused_once: list[bool] = []
+    real = files.open_file
 
-    def broken(job_fd: int, *rest: Any) -> Any:
-        if os.fstat(job_fd).st_ino == (home.work / ids[1]).stat().st_ino:
-            raise OSError(5, "Input/output error")
-        return real(job_fd, *rest)
+    def refused(name: str, folder_fd: int) -> int:
+        if name == "a.frd" and os.stat(name, dir_fd=folder_fd).st_ino == victim:
+            refused_once.append(True)
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(name, folder_fd)
 
-    monkeypatch.setattr(results_module, fails, broken)
-    first, second, third = Results(home).collect([(job_id, ()) for job_id in ids])
+    monkeypatch.setattr(files, "open_file", refused)
+    first, second, third = results.keep(surveys)
+    assert refused_once
+    assert (first, third) == (None, None)
     assert isinstance(second, OSError)
-    assert first == (fact("output/a.frd", ids[0].encode()),)
-    assert third == (fact("output/a.frd", ids[2].encode()),)
+    assert not isinstance(second, NotDurable), "nothing was lost: the daemon goes on"
+
+
+def test_a_job_whose_folder_is_gone_cannot_be_surveyed_nor_kept(home: Home) -> None:
+    with pytest.raises(FileNotFoundError):
+        Results(home).survey(JOB, ())
+    (error,) = Results(home).keep([(JOB, Survey((), frozenset()))])
+    assert isinstance(error, FileNotFoundError)
+
+
+def test_a_survey_leaves_everything_where_it_is(home: Home) -> None:
+    inputs = claimed(home, {"beam.inp": b"1", "mesh/a.inc": b"2", "mesh/b.inc": b"3", "gone.dat": b"4"})
+    Results(home).stage(JOB, 1)
+    (home.work / JOB / "output" / "gone.dat").unlink()
+    write(home.work / JOB / "output" / "mesh" / "b.inc", b"new")
+    before = contents(home.work / JOB)
+    survey = Results(home).survey(JOB, inputs)
+    assert survey == Survey((fact("output/mesh/b.inc", b"new"),), frozenset({"beam.inp", "mesh/a.inc", "gone.dat"}))
+    assert contents(home.work / JOB) == before
+    assert Results(home).keep([(JOB, survey)]) == [None]
+    assert contents(home.work / JOB / "output") == {"mesh/b.inc": b"new"}
+    assert Results(home).survey(JOB, inputs) == survey, "the same verdict comes out after a crash"
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "fifo"])
+def test_an_input_that_became_something_else_is_not_unchanged(home: Home, kind: str) -> None:
+    inputs = claimed(home, {"beam.dat": b"", "mesh/a.inc": b"1"})
+    Results(home).stage(JOB, 1)
+    path = home.work / JOB / "output" / "beam.dat"
+    path.unlink()
+    if kind == "link":
+        path.symlink_to("elsewhere")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
+    survey = Results(home).survey(JOB, inputs)
+    assert survey.unchanged == {"mesh/a.inc"}
+    assert Results(home).keep([(JOB, survey)]) == [None]
+    assert os.path.lexists(path)
+
+
+def test_what_lies_behind_a_link_is_never_removed(home: Home, tmp_path: Path) -> None:
+    inputs = claimed(home, {"mesh/a.inc": b"1"})
+    Results(home).stage(JOB, 1)
+    shutil.rmtree(home.work / JOB / "output" / "mesh")
+    kept = write(tmp_path / "others" / "a.inc", b"1")
+    (home.work / JOB / "output" / "mesh").symlink_to(kept.parent)
+    collect(home, inputs)
+    assert kept.read_bytes() == b"1"
+
+
+def test_keeping_goes_on_after_a_crash_at_any_point(tmp_path: Path) -> None:
+    for n in range(100):
+        home = prepared(tmp_path / str(n))
+        inputs = claimed(home, {"beam.inp": b"1", "mesh/fine/a.inc": b"2"})
+        results = Results(home)
+        results.stage(JOB, 1)
+        write(home.work / JOB / "output" / "beam.frd", b"result")
+        first = results.survey(JOB, inputs)
+        crashed = crashed_at(n, lambda: results.keep([(JOB, first)]))  # noqa: B023  called at once
+        again = results.survey(JOB, inputs)
+        assert again == first, n
+        assert results.keep([(JOB, again)]) == [None]
+        assert os.listdir(home.work / JOB / "output") == ["beam.frd"], n
+        if not crashed:
+            break
+    assert n > 4
+
+
+@pytest.mark.parametrize("log", ["stdout.log", "stderr.log"])
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder"])
+def test_a_log_replaced_by_something_else_is_left_alone(home: Home, tmp_path: Path, log: str, kind: str) -> None:
+    claimed(home, {})
+    solve(home, b"x")
+    path = home.work / JOB / log
+    path.unlink()
+    if kind == "link":
+        path.symlink_to(tmp_path)
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    listed = {fact.path for fact in collect(home)}
+    assert listed == {"output/beam.frd", "stdout.log", "stderr.log"} - {log}
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "fifo"])
+def test_an_output_folder_replaced_by_something_else_is_not_entered(home: Home, tmp_path: Path, kind: str) -> None:
+    inputs = claimed(home, {"beam.inp": b"1"})
+    path = home.work / JOB / "output"
+    others = write(tmp_path / "others" / "beam.inp", b"1")
+    wanted: tuple[FileFact, ...] = ()
+    if kind == "link":
+        path.symlink_to(others.parent)
+        wanted = (FileFact("output", 0, "", link=str(others.parent)),)
+    elif kind == "file":
+        path.write_bytes(b"what")
+        wanted = (fact("output", b"what"),)
+    else:
+        os.mkfifo(path)
+    assert collect(home, inputs) == wanted
+    assert others.exists()
+    Results(home).stage(JOB, 2)
+    assert contents(path) == {"beam.inp": b"1"}, "and the next try has one of its own"
+
+
+def deep(folder: Path, data: bytes) -> None:
+    """A file whose path is longer than the kernel takes at once."""
+    fd = os.open(folder, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("d" * 250, dir_fd=fd)
+        below = os.open("d" * 250, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    files.write_file("deep.dat", fd, data)
+    os.close(fd)
+
+
+DEEP = "/".join(["d" * 250] * 20) + "/deep.dat"
+
+
+def test_paths_longer_than_the_kernel_takes_are_staged_surveyed_kept_and_published(home: Home) -> None:
+    inputs = (*claimed(home, {"beam.inp": b"1"}), fact(f"input/{DEEP}", b"2"))
+    deep(home.work / JOB / "input", b"2")
+    results = Results(home)
+    results.stage(JOB, 1)
+    survey = results.survey(JOB, inputs)
+    assert survey == Survey((), frozenset({"beam.inp", DEEP}))
+    assert results.keep([(JOB, survey)]) == [None]
+    assert os.listdir(home.work / JOB / "output") == []
+    deep(home.work / JOB / "output", b"new")
+    survey = results.survey(JOB, inputs)
+    assert survey.outputs == (fact(f"output/{DEEP}", b"new"),)
+    assert results.keep([(JOB, survey)]) == [None]
+    assert results.publish([Publication(JOB, "done", MANIFEST)]) == ([JOB], {})
+    assert shutil.rmtree.avoids_symlink_attacks, "which means: by descriptor, so that this tree can be removed"
+    shutil.rmtree(home.done)
+
+
+def test_no_descriptor_is_left_open_whatever_fails(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = claimed(home, {"a/b/c.inp": b"1", "a/d.inp": b"2", "e.inp": b"3"})
+    results = Results(home)
+    results.stage(JOB, 1)
+    before = len(os.listdir("/proc/self/fd"))
+    collect(home, inputs)
+    monkeypatch.setattr(files, "copy_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        results.stage(JOB, 2)
+    results.publish([Publication(JOB, "done", MANIFEST)])
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_staging_that_fails_gives_its_space_back(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    claimed(home, {"a.inp": b"1", "b.inp": b"2"})
+    real = files.copy_file
+
+    def second_is_too_much(source_fd: int, source: os.stat_result, name: str, folder_fd: int) -> None:
+        (full if name == "b.inp" else real)(source_fd, source, name, folder_fd)
+
+    monkeypatch.setattr(files, "copy_file", second_is_too_much)
+    with pytest.raises(OSError, match="No space left"):
+        Results(home).stage(JOB, 1)
+    assert os.listdir(home.work / JOB) == ["input"]
 
 
 # --- publishing ----------------------------------------------------------------------------------------------------
@@ -315,6 +493,21 @@ def test_many_are_published_at_once_and_one_that_cannot_be_holds_up_no_other(hom
     shutil.rmtree(home.done / ids[7])
     assert Results(home).publish([Publication(i, "done", MANIFEST) for i in ids[7:9]]) == (ids[7:9], {})
     assert os.listdir(home.work) == []
+
+
+def test_a_target_that_is_no_folder_is_an_error_of_its_publications_alone(home: Home) -> None:
+    other = "other-0123456789abcde"
+    for job_id in (JOB, other):
+        (home.work / job_id).mkdir()
+    home.done.rmdir()
+    home.done.write_bytes(b"in the way")
+    batch = [Publication(JOB, "done", MANIFEST), Publication(other, "failed", MANIFEST)]
+    published, refused = Results(home).publish(batch)
+    assert published == [other]
+    assert isinstance(refused[JOB], NotADirectoryError)
+    home.done.unlink()
+    assert Results(home).publish(batch) == ([JOB, other], {}), "and a target that was removed is made anew"
+    assert contents(home.done / JOB) == {"manifest.json": MANIFEST}
 
 
 def test_a_folder_that_was_removed_is_made_anew(home: Home) -> None:

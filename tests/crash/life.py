@@ -128,8 +128,12 @@ class Life:
 
     def _collect(self) -> None:
         collecting = [job for job in self._jobs.values() if job.state is State.COLLECTING]
-        lists = self._results.collect([(job.id, job.spec.inputs) for job in collecting])
-        ended = [_ended(job, State.SUCCEEDED, _whole(listed)) for job, listed in zip(collecting, lists, strict=True)]
+        surveys = [(job.id, self._results.survey(job.id, job.spec.inputs)) for job in collecting]
+        for error in filter(None, self._results.keep(surveys)):
+            raise error
+        ended = [
+            _ended(job, State.SUCCEEDED, survey.outputs) for job, (_, survey) in zip(collecting, surveys, strict=True)
+        ]
         self._hold("collected")
         self._change(ended)
         self._store.harden()
@@ -153,12 +157,6 @@ class Life:
         changed = {job.id: job for job in jobs}
         self._jobs |= changed
         self._store.record(changed.values())
-
-
-def _whole(listed: tuple[FileFact, ...] | OSError) -> tuple[FileFact, ...]:
-    if isinstance(listed, OSError):
-        raise listed
-    return listed
 
 
 def _only_taken(answers: Iterable[Taken | NotYet]) -> list[Taken]:
@@ -202,9 +200,9 @@ def _nothing(*_: object) -> tuple[()]:
     return ()
 
 
-def _sync_no_manifest(spot: files.Spot, sync: Callable[[files.Spot], None] = files._durable) -> None:
-    if spot[0] != "manifest.tmp":
-        sync(spot)
+def _sync_no_manifest(fd: int, name: str, sync: Callable[[int, str], None] = files._sync) -> None:
+    if name != "manifest.tmp":
+        sync(fd, name)
 
 
 MUTANTS: dict[str, dict[str, Callable[..., object]]] = {
@@ -216,7 +214,7 @@ MUTANTS: dict[str, dict[str, Callable[..., object]]] = {
         "solvisor.spool.results._spots": _nothing,
         "solvisor.spool.files.start_writeback": _nothing,
     },
-    "manifest not synced": {"solvisor.spool.files._durable": _sync_no_manifest},
+    "manifest not synced": {"solvisor.spool.files._sync": _sync_no_manifest},
     "rows not hardened": {"solvisor.store.Store.harden": _nothing},
 }
 """Promises that the power cuts must miss when they are not kept: what stands in for which functions.

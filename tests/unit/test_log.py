@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TextIO
 
 import pytest
 import structlog
 
+from process_kit import ENVIRONMENT
 from solvisor import log as logs
+from waiting import wait_until
 
 
 class Terminal(io.StringIO):
@@ -18,21 +26,47 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
-    yield
+@pytest.fixture
+def configure() -> Iterator[Callable[..., logs.Log]]:
+    made: list[logs.Log] = []
+
+    def make(*given: Any, **how: Any) -> logs.Log:
+        made.append(logs.configure(*given, **how))
+        return made[-1]
+
+    yield make
     structlog.reset_defaults()
+    for log in made:
+        log.close()
 
 
+@pytest.fixture
+def unread() -> Iterator[TextIO]:
+    """A pipe that is full and that nobody reads."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(write_end, bytes(4096))
+    os.set_blocking(write_end, True)
+    with open(write_end, "w") as stream:
+        yield stream
+        os.close(read_end)
+
+
+Configure = Callable[..., logs.Log]
 HOSTILE = "beam\n\x1b[31mFAILED\udc80 <script>"
 
 
-def test_a_line_is_one_json_object_on_the_stream_and_in_the_file(tmp_path: Path) -> None:
+def events(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_line_is_one_json_object_on_the_stream_and_in_the_file(tmp_path: Path, configure: Configure) -> None:
     stream = io.StringIO()
-    sink = logs.configure(stream, file=tmp_path / "log.jsonl")
-    assert sink is not None
+    log = configure(stream, file=tmp_path / "log.jsonl")
     structlog.get_logger().info("job.accepted", id="a-1", name=HOSTILE)
-    sink.close()
+    log.close()
     for text in (stream.getvalue(), (tmp_path / "log.jsonl").read_text()):
         (line,) = text.splitlines()
         entry = json.loads(line)
@@ -40,10 +74,11 @@ def test_a_line_is_one_json_object_on_the_stream_and_in_the_file(tmp_path: Path)
         assert entry["timestamp"].endswith("Z")
 
 
-def test_on_a_terminal_lines_are_pretty_and_values_cannot_forge_one() -> None:
+def test_on_a_terminal_lines_are_pretty_and_values_cannot_forge_one(configure: Configure) -> None:
     stream = Terminal()
-    logs.configure(stream)
+    log = configure(stream)
     structlog.get_logger().info("job.accepted", name=HOSTILE)
+    log.close()
     (line,) = stream.getvalue().splitlines()
     assert "job.accepted" in line
     assert "\x1b[31mFAILED" not in line
@@ -60,26 +95,163 @@ def test_the_file_rotates_and_keeps_a_bounded_number(tmp_path: Path, monkeypatch
     assert [f.name for f in files] == ["log.jsonl", "log.jsonl.1", "log.jsonl.2", "log.jsonl.3"]
     assert all(f.stat().st_size <= 1000 for f in files)
     assert "line 199" in (tmp_path / "log.jsonl").read_text()
-    assert sink.dropped == 0
 
 
-def test_a_full_disk_drops_lines_and_counts_them() -> None:
-    sink = logs.Sink(Path("/dev/full"))
-    sink.write("lost")
-    sink.write("lost too")
+@pytest.mark.parametrize("fails", ["open", "replace"])
+def test_a_rotation_that_fails_goes_on_with_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    monkeypatch.setattr(logs, "FILE_MAX_BYTES", 1000)
+    path = tmp_path / "log.jsonl"
+    sink = logs.Sink(path)
+    before = len(os.listdir("/proc/self/fd"))
+
+    def refuse(*_: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as context:
+        context.setattr(os, fails, refuse)
+        for n in range(30):
+            sink.write(f"line {n:03} " + "x" * 90)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert path.read_text().count("line") == 30
+    sink.write("x" * 90)
+    assert path.read_text().count("line") == 0, "and tries again later"
     sink.close()
-    assert sink.dropped == 2
 
 
-def test_a_closed_stream_is_no_error() -> None:
+def test_a_torn_line_spoils_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = logs.Sink(tmp_path / "log.jsonl")
+    real = os.write
+    with monkeypatch.context() as context:
+        context.setattr(os, "write", lambda fd, data: real(fd, data[:3]))
+        with pytest.raises(OSError, match="part"):
+            sink.write("first line")
+    sink.write("second line")
+    sink.close()
+    assert (tmp_path / "log.jsonl").read_text() == "fir\nsecond line\n"
+
+
+def test_a_full_disk_disturbs_nobody_and_is_told_later(
+    tmp_path: Path, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log.jsonl"
+    real = os.write
+    failed = threading.Semaphore(0)
+
+    def full(fd: int, data: bytes) -> int:
+        failed.release()
+        raise OSError(28, "No space left on device")
+
+    log = configure(io.StringIO(), file=path)
+    with monkeypatch.context() as context:
+        context.setattr(os, "write", full)
+        for _ in range(2):
+            structlog.get_logger().info("lost")
+        assert failed.acquire(timeout=20)
+        assert failed.acquire(timeout=20)
+    assert os.write is real
+    structlog.get_logger().info("kept")
+    log.close()
+    told = events(path)
+    assert [entry["event"] for entry in told] == ["kept", "log.dropped"]
+    assert told[1]["count"] == 2
+
+
+def test_an_unread_pipe_blocks_neither_who_logs_nor_the_file_nor_the_end(
+    tmp_path: Path, configure: Configure, unread: TextIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "STREAM_CLOSE_SECONDS", 0.1)
+    path = tmp_path / "log.jsonl"
+    log = configure(unread, file=path)
+    for n in range(100):
+        structlog.get_logger().info("job.accepted", n=n)
+    wait_until(lambda: len(events(path)) == 100, "all lines in the file while the pipe is full")
+    structlog.get_logger().critical("daemon.crashed")
+    log.close()
+    assert [entry["event"] for entry in events(path)] == ["job.accepted"] * 100 + ["daemon.crashed"]
+
+
+def test_what_does_not_fit_into_the_queue_is_counted_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "QUEUE_LINES", 10)
+    written: list[str] = []
+    busy, go = threading.Event(), threading.Event()
+
+    def write(line: str) -> None:
+        busy.set()
+        go.wait()
+        written.append(line)
+
+    writer = logs.Writer("test", write, lambda count: f"dropped {count}")
+    writer.put("first")
+    assert busy.wait(20)
+    for n in range(25):
+        writer.put(str(n))
+    go.set()
+    assert writer.close(20)
+    assert written == ["first", *map(str, range(10)), "dropped 15"]
+
+
+def test_an_interpreter_ends_with_an_unread_pipe_and_unclosed_logs(tmp_path: Path, unread: TextIO) -> None:
+    program = """
+import sys, pathlib, structlog
+from solvisor import log
+log.configure(sys.stderr, file=pathlib.Path(sys.argv[1]))
+for n in range(5):
+    structlog.get_logger().critical("daemon.crashed", n=n)
+"""
+    path = tmp_path / "log.jsonl"
+    done = subprocess.run([sys.executable, "-c", program, str(path)], stderr=unread, env=ENVIRONMENT, timeout=60)
+    assert done.returncode == 0
+    assert [entry["n"] for entry in events(path)] == list(range(5))
+
+
+def test_lines_of_many_threads_stay_whole(
+    tmp_path: Path, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "FILE_MAX_BYTES", 20_000)
+    monkeypatch.setattr(logs, "FILES_KEPT", 100)
+    log = configure(io.StringIO(), file=tmp_path / "log.jsonl")
+
+    def write(name: int) -> None:
+        for n in range(300):
+            structlog.get_logger().info("job.accepted", by=name, n=n)
+
+    writers = [threading.Thread(target=write, args=(name,)) for name in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    log.close()
+    assert len(list(tmp_path.iterdir())) > 5
+    told = sorted((entry["by"], entry["n"]) for path in tmp_path.iterdir() for entry in events(path))
+    assert told == [(by, n) for by in range(4) for n in range(300)]
+
+
+def test_a_closed_stream_is_no_error(tmp_path: Path, configure: Configure) -> None:
     stream = io.StringIO()
-    logs.configure(stream)
+    log = configure(stream, file=tmp_path / "log.jsonl")
     stream.close()
     structlog.get_logger().error("daemon.failed")
+    log.close()
+    log.close()
+    structlog.get_logger().error("after the end")
+    assert [entry["event"] for entry in events(tmp_path / "log.jsonl")] == ["daemon.failed"]
 
 
-def test_levels_below_the_configured_one_are_left_out() -> None:
+def test_a_pipe_whose_reader_is_gone_is_no_error(tmp_path: Path, configure: Configure) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with open(write_end, "w") as stream:
+        log = configure(stream, file=tmp_path / "log.jsonl")
+        structlog.get_logger().error("daemon.failed")
+        log.close()
+    assert [entry["event"] for entry in events(tmp_path / "log.jsonl")] == ["daemon.failed"]
+
+
+def test_levels_below_the_configured_one_are_left_out(configure: Configure) -> None:
     stream = io.StringIO()
-    logs.configure(stream, level="warning")
+    log = configure(stream, level="warning")
     structlog.get_logger().info("job.accepted")
+    log.close()
     assert stream.getvalue() == ""

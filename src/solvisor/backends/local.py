@@ -40,6 +40,8 @@ if sys.platform == "win32":
 else:
     from solvisor.process.posix import Processes, Tree
 
+    _DEFECT = "process supervision ended by a defect; restart the daemon"
+
     class LocalHandle:
         """A process tree of this machine; made by ``LocalBackend.launch``."""
 
@@ -53,7 +55,10 @@ else:
             self._gone: anyio.Event | None = None  # made by an unkillable exit
 
         async def launched(self) -> None:
-            """Return once the program was loaded. Raises ``SpawnError``. If cancelled, no process is left behind."""
+            """Return once the program was loaded. If cancelled, no process is left behind.
+
+            Raises ``SpawnError``, and ``RuntimeError`` if a defect ended the supervision of processes.
+            """
             try:
                 await self._launch
             except asyncio.CancelledError:
@@ -77,7 +82,7 @@ else:
             """Return once the tree is proven empty, or would not die. May be cancelled and called again."""
             await self._over.wait()
             if self._facts is None:
-                raise RuntimeError("process supervision ended by a defect") from self._defect
+                raise RuntimeError(_DEFECT) from self._defect
             return self._facts
 
         def stop(self, *, now: bool = False) -> None:
@@ -110,7 +115,7 @@ else:
             self._tell(self._on_gone)
 
         def broken(self, error: BaseException) -> None:
-            """Hand over a defect to whoever waits."""
+            """Hand over a defect to whoever launches or waits."""
             self._tell(lambda: self._on_broken(error))
 
         def _tell(self, news: Callable[[], None]) -> bool:
@@ -123,7 +128,7 @@ else:
         # On the loop
 
         def _on_started(self, tree: Tree) -> None:
-            if self._launch.cancelled():
+            if self._launch.done():  # cancelled or broken
                 self._processes.stop(tree, now=True)
             else:
                 self._launch.set_result(tree)
@@ -144,6 +149,10 @@ else:
 
         def _on_broken(self, error: BaseException) -> None:
             self._defect = error
+            if not self._launch.done():
+                defect = RuntimeError(_DEFECT)
+                defect.__cause__ = error
+                self._launch.set_exception(defect)
             self._over.set()
             self._on_gone()
 
@@ -151,7 +160,7 @@ else:
         """Runs solvers as child processes of the daemon: ``async with LocalBackend() as backend``.
 
         ``kill_wait_seconds`` is how long after SIGKILL a tree may take before it counts as unkillable. Leaving the
-        context leaves running processes alone: the engine stops them, or the next start of the home kills them.
+        context kills whatever still runs; only what would not die is left to the next start of the home.
         """
 
         def __init__(self, *, kill_wait_seconds: float = 10.0) -> None:
@@ -171,7 +180,10 @@ else:
                     await to_thread.run_sync(processes.close)
 
         async def launch(self, spec: AttemptSpec) -> LocalHandle:
-            """Start the process tree. Raises ``SpawnError``. If cancelled, what was started is killed."""
+            """Start the process tree. If cancelled, what was started is killed.
+
+            Raises ``SpawnError``, and ``RuntimeError`` if a defect ended the supervision of processes.
+            """
             if self._processes is None:
                 raise SpawnError("spawn", f"attempt {spec.token} was not started: the backend is not open")
             handle = LocalHandle(self._processes)

@@ -12,8 +12,10 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Iterable
 
 from . import proc
+from .tree import SendSignal
 
 if sys.platform == "win32":
     raise ImportError("solvisor.process.earlier reads Linux's /proc and cannot be used on Windows")
@@ -37,7 +39,7 @@ def kill_earlier_life(home_id: str, deadline_seconds: float) -> set[str]:
             return set()
         if ours and time.monotonic() >= deadline:
             return set(ours.values())
-        _kill(ours)
+        kill(ours, proc.send_signal)
 
 
 def survivors(home_id: str) -> set[str]:
@@ -67,16 +69,16 @@ def _scan(home_id: str) -> dict[proc.Process, str]:
     }
 
 
-def _kill(ours: dict[proc.Process, str]) -> None:
+def kill(processes: Iterable[proc.Process], send_signal: SendSignal) -> None:
     """SIGKILL each, and wait a moment for them to be gone."""
     waiting = select.poll()
     pidfds = []
     try:
-        for process in ours:
+        for process in processes:
             pidfd = proc.open_process(process)
             if pidfd is not None:
                 pidfds.append(pidfd)
-                proc.send_signal(pidfd, signal.SIGKILL, group=False)
+                send_signal(pidfd, signal.SIGKILL, group=False)
                 waiting.register(pidfd, select.POLLIN)
         end = time.monotonic() + PAUSE_SECONDS
         left = len(pidfds)

@@ -8,9 +8,12 @@ the file is written anew: head, one line saying how much was cut, tail. This mod
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import secrets
 import stat
 import sys
+from contextlib import suppress
 
 if sys.platform == "win32":
     raise ImportError("solvisor.process.logcap punches holes as Linux does and cannot be used on Windows")
@@ -19,6 +22,9 @@ _BLOCK = 4096
 _CHUNK = 1 << 20
 _MARKER_ROOM = 96  # the marker line counts towards the cap
 _KEEP_SIZE_PUNCH_HOLE = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, linux/falloc.h
+
+# How opening fails where a solver removed its log or put something else in its place: then nothing of it was cut.
+_NO_LOG = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _fallocate = getattr(_libc, "fallocate64", _libc.fallocate)
@@ -35,6 +41,7 @@ class CappedLog:
         self._tail = max(0, cap - self._head - _MARKER_ROOM)
         self._hole_end = 0
         self._holes_work = True
+        self._cut: int | None = None  # once finished
 
     def trim(self) -> bool:
         """Punch out the middle if the log has grown over its cap; whether it did.
@@ -64,9 +71,9 @@ class CappedLog:
         return self._holes_work
 
     @property
-    def punched_bytes(self) -> int:
-        """How much of the middle is a hole already."""
-        return max(0, self._hole_end - _align_up(self._head))
+    def cut_bytes(self) -> int:
+        """How many bytes of its middle the log has lost so far."""
+        return max(0, self._hole_end - _align_up(self._head)) if self._cut is None else self._cut
 
     def is_over(self) -> bool:
         """Whether the log is longer than its cap."""
@@ -78,20 +85,30 @@ class CappedLog:
     def finish(self) -> int:
         """After the last writer is gone: write an oversized log anew without its middle. Return the bytes cut.
 
-        Where that fails (a full disk) the log stays as it is, holes included.
+        Where that fails (a full disk) the log stays as it is, holes included. What a solver put in its place, a link
+        or a pipe or a folder, is left alone.
         """
-        part = f"{self._path}.part"
         try:
             source = self._open(os.O_RDONLY)
-        except OSError:
-            return 0
+        except OSError as error:
+            if error.errno in _NO_LOG:
+                self._cut = 0
+            return self.cut_bytes
         try:
             info = os.fstat(source)
-            cut = info.st_size - self._head - self._tail
-            if info.st_size <= self._cap:
-                return 0
-            _remove(part)
-            target = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._cut = self._write_anew(source, info) if info.st_size > self._cap else 0
+        except OSError:
+            pass
+        finally:
+            os.close(source)
+        return self.cut_bytes
+
+    def _write_anew(self, source: int, info: os.stat_result) -> int:
+        cut = info.st_size - self._head - self._tail
+        # A name that no solver can have taken already.
+        part = f"{self._path}.{secrets.token_hex(8)}.part"
+        target = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
             try:
                 _copy(source, target, 0, self._head)
                 _write(target, f"\n[solvisor: {cut} bytes cut here, the log was longer than its cap]\n".encode())
@@ -100,12 +117,11 @@ class CappedLog:
             finally:
                 os.close(target)
             os.rename(part, self._path)
-            return cut
         except OSError:
-            _remove(part)
-            return self.punched_bytes
-        finally:
-            os.close(source)
+            with suppress(OSError):
+                os.unlink(part)
+            raise
+        return cut
 
     def _open(self, how: int) -> int:
         """Open the log, if it still is a plain file and not what a solver put in its place."""
@@ -113,7 +129,7 @@ class CappedLog:
         if stat.S_ISREG(os.fstat(fd).st_mode):
             return fd
         os.close(fd)
-        raise OSError(f"{self._path} is no plain file")
+        raise OSError(errno.ELOOP, "not a plain file", self._path)
 
 
 def _align_up(offset: int) -> int:
@@ -134,10 +150,3 @@ def _write(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
-
-
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return

@@ -40,7 +40,7 @@ from solvisor.errors import SpawnError
 from solvisor.interfaces import AttemptSpec
 
 from . import proc
-from .earlier import kill_earlier_life, survivors
+from .earlier import kill, kill_earlier_life, survivors
 from .host import boot_id, total_memory_bytes, usable_cpus
 from .proc import become_subreaper
 from .spawn import spawn
@@ -68,7 +68,7 @@ SAMPLE_SECONDS = (0.005, 1.0)  # first pause between two looks at a running tree
 SWEEP_SECONDS = (0.001, 0.05, 1.0)  # first pause between two looks for leftovers, the longest, and after giving up
 _PEAK_SLACK = 1 << 20  # the kernel counts pages per processor and sums them up only roughly
 CLUE_SECONDS = 0.1  # how long an orphan may hide its clues: it shows none while it changes its program
-CLOSE_SECONDS = 1.0  # how long closing waits for a program that hangs while it is being started
+CLOSE_SECONDS = 2.0  # how long closing waits at most for what still runs to be gone
 
 
 class Processes:
@@ -132,19 +132,49 @@ class Processes:
             self._ring()
 
     def close(self) -> None:
-        """End both threads. Processes that still run are left alone: the next start of the home kills them."""
+        """SIGKILL all that still runs, wait a bounded time for it to be gone, and end both threads.
+
+        What would not die is left to the next start of the home. Blocks: call it in a thread.
+        """
         with self._lock:
             if self._closing:
                 return
             self._ring()
             self._closing = True
         self._requests.put(None)
-        for thread in self._threads:
-            thread.join(CLOSE_SECONDS)
+        launcher, reaper = self._threads
+        deadline = time.monotonic() + min(self._kill_wait, CLOSE_SECONDS)
+        reaper.join(CLOSE_SECONDS)
+        while self._kill_what_is_left(reap=not reaper.is_alive()) or launcher.is_alive():
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(SWEEP_SECONDS[0])
         for tree in list(self._trees.values()):
             self._forget(tree)
         self._epoll.close()
         os.close(self._bell)
+
+    def _kill_what_is_left(self, *, reap: bool) -> bool:
+        """SIGKILL every child with a session of its own, and all below it; whether there was any.
+
+        With or without a clue, each belongs to an attempt: also one whose program hangs while it is being loaded, and
+        all that a reaper which ended by a defect left. ``reap`` only if no other thread does.
+        """
+        try:
+            found = proc.children(self._pid)
+            with self._lock:
+                starting = self._launcher_thread if self._spawning is not None else None
+            read = [(thread, proc.read_process(pid)) for thread, pid in found]
+            left = [(t, p) for t, p in read if p is not None and p.parent == self._pid and p.session != self._session]
+            alive = [process for _, process in left if process.state not in "ZX"]
+            kill(alive + [below for process in alive for below in proc.descendants(process)], self._send_signal)
+        except OSError:  # no file descriptor to look with or to hold them by
+            return True
+        for thread, process in left:
+            if reap and process.state == "Z" and thread != starting:
+                with suppress(ChildProcessError):
+                    os.waitpid(process.pid, os.WNOHANG)
+        return bool(left)
 
     def _ring(self) -> None:
         """Wake the reaper; the caller holds the lock, which keeps the bell from being closed meanwhile."""
@@ -162,12 +192,14 @@ class Processes:
             except SpawnError as error:
                 listener.refused(error)
             except Exception as error:  # noqa: BLE001  a defect must not end the launcher and leave the rest waiting
-                listener.refused(SpawnError("spawn", f"attempt {spec.token} was not started, by a defect: {error!r}"))
+                listener.broken(error)
 
     def _launch(self, spec: AttemptSpec, listener: Listener) -> None:
-        if self._closing or self._failure is not None or spec.token in self._trees:
-            why = "it runs already" if spec.token in self._trees else self._failure or "the daemon is closing"
-            raise SpawnError("spawn", f"attempt {spec.token} was not started: {why!s}")
+        if self._failure is not None:
+            raise self._failure
+        if self._closing or spec.token in self._trees:
+            why = "the daemon is closing" if self._closing else "it runs already"
+            raise SpawnError("spawn", f"attempt {spec.token} was not started: {why}")
         begun = time.clock_gettime_ns(time.CLOCK_BOOTTIME) * _TICKS // 1_000_000_000
         with self._lock:
             self._spawning = begun
@@ -184,6 +216,9 @@ class Processes:
             # Mostly it is awake before the first sample is due anyway, and a start costs no wake-up of its own.
             if time.monotonic() + SAMPLE_SECONDS[0] < self._sleeps_until:
                 self._ring()
+            failure = self._failure
+        if failure is not None:  # it may have come too late into the books to be told by the reaper
+            listener.broken(failure)
 
     def _watch(self, popen: subprocess.Popen[bytes], spec: AttemptSpec, listener: Listener, begun: int) -> Tree:
         """Take a started leader into the books; a process that cannot be watched is ended."""
@@ -197,9 +232,11 @@ class Processes:
             except OSError:
                 os.close(pidfd)
                 raise
-        except OSError as error:
+        except Exception as error:
             self._send_signal(popen.pid, signal.SIGKILL, group=True)
             popen.wait()
+            if not isinstance(error, OSError):
+                raise
             raise SpawnError("spawn", f"{spec.argv[0]} was started but cannot be watched: {error.strerror}") from error
         tree = Tree(spec, listener, popen, pidfd, leader.start if leader is not None else begun, begun)
         with self._lock:
@@ -222,8 +259,8 @@ class Processes:
                 if time.monotonic() >= self._sweep_at:
                     self._sweep()
         except Exception as error:  # noqa: BLE001  whatever it is: everyone who waits must hear of it
-            self._failure = error
             with self._lock:
+                self._failure = error
                 waiting = list(self._trees.values())
             for tree in waiting:
                 tree.listener.broken(error)
@@ -378,7 +415,10 @@ class Processes:
             tree.listener.gone()
         elif any(log.is_over() for log in tree.logs):
             # Away from here: many megabytes may have to be copied.
-            threading.Thread(target=tree.finish_logs, name="solvisor-logs", daemon=True).start()
+            try:
+                threading.Thread(target=tree.finish_logs, name="solvisor-logs", daemon=True).start()
+            except RuntimeError:  # no more threads: its log stays as it is
+                tree.listener.exited(tree.facts())
         else:
             tree.listener.exited(tree.facts())
 

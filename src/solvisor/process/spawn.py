@@ -22,6 +22,10 @@ from . import proc
 if sys.platform == "win32":
     raise ImportError("solvisor.process.spawn starts processes on POSIX systems; Windows needs its own")
 
+if sys.version_info < (3, 11, 4):
+    # There Popen keeps the interpreter's lock over vfork, and a hung disk would stall the whole daemon (gh-104372).
+    vars(subprocess)["_USE_VFORK"] = False
+
 
 def spawn(spec: AttemptSpec) -> subprocess.Popen[bytes]:
     """Start the leader of an attempt. Blocks until the program was loaded.

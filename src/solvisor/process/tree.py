@@ -13,8 +13,6 @@ import sys
 import time
 from typing import Protocol
 
-import msgspec
-
 from solvisor.errors import SpawnError
 from solvisor.interfaces import AttemptSpec
 from solvisor.model import ExitFacts, Usage
@@ -53,7 +51,7 @@ class Listener(Protocol):
         ...
 
     def broken(self, error: BaseException) -> None:
-        """A defect: the reaper ended, nothing more will be heard."""
+        """A defect, before or after ``started``: nothing more will be heard, nothing more can be started."""
         ...
 
 
@@ -107,9 +105,12 @@ class Tree:
         return any(path in logs or os.path.join(path, "").startswith(folder) for path in paths)
 
     def finish_logs(self) -> None:
-        """Cut oversized logs of a tree that is gone, then tell how it ended."""
-        cut = sum(log.finish() for log in self.logs)
-        self.listener.exited(msgspec.structs.replace(self.facts(), log_cut_bytes=cut))
+        """Cut oversized logs of a tree that is gone, then tell how it ended, whatever happened to the logs."""
+        try:
+            for log in self.logs:
+                log.finish()
+        finally:
+            self.listener.exited(self.facts())
 
     def facts(self) -> ExitFacts:
         """How it ended, as far as it has ended."""
@@ -127,5 +128,5 @@ class Tree:
             ),
             stopped=self.stopping,
             unkillable=self.given_up,
-            log_cut_bytes=sum(log.punched_bytes for log in self.logs),
+            log_cut_bytes=sum(log.cut_bytes for log in self.logs),
         )

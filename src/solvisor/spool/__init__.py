@@ -7,11 +7,13 @@ disk. Callers run it in bounded threads. It must not know jobs' states, the stor
 
 from __future__ import annotations
 
+from solvisor.names import escape_name, unescape_name
+
 from .claims import Claims, NotYet, Taken
 from .drops import Take
-from .files import NotDurable, escape_name, ignore_lease_breaks, unescape_name
+from .files import NotDurable, ignore_lease_breaks
 from .move import is_original
-from .results import Publication, Results
+from .results import Publication, Results, Survey
 
 __all__ = [
     "Claims",
@@ -19,6 +21,7 @@ __all__ = [
     "NotYet",
     "Publication",
     "Results",
+    "Survey",
     "Take",
     "Taken",
     "escape_name",

@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from solvisor.home import Home
 from solvisor.model import FileFact, Original
+from solvisor.names import escape_name, unescape_name
 
 from . import files
 from .drops import Held, Problem, Rules, Take, Waiting
@@ -93,7 +94,7 @@ class Claims:
 
         Call it only after the job is durable. Raises ``OSError`` if it is that very file but cannot be removed.
         """
-        *parents, name = files.unescape_name(original.path).split("/")
+        *parents, name = unescape_name(original.path).split("/")
         with contextlib.ExitStack() as fds:
             folder_fd = files.open_folder(str(self._home.inbox))
             fds.callback(os.close, folder_fd)
@@ -144,21 +145,55 @@ class _Round:
                 answers[take.id] = _not_yet(take, error)
         moves = self._each(moves, Move.begin, answers)
         if any(move.planned for move in moves):
-            files.durable([*(spot for move in moves for spot in move.plan_spots()), (".", self._work_fd)])
+            with files.Syncs() as syncs:
+                moves = self._each(moves, lambda move: syncs.add(move.plan_spots()), answers)
+                syncs.add([(".", self._work_fd)])
         moves = self._each(moves, Move.move_in, answers)
         moves = self._each(moves, Move.hash, answers)
-        answers |= {taken.take.id: taken for taken in self._make_durable(moves)}
+        with files.Syncs() as syncs:
+            moves = self._each(moves, lambda move: syncs.add(move.spots()), answers)
+            for move in self._kept:
+                try:
+                    move.hash()
+                    syncs.add(move.spots())
+                except OSError as error:  # it stays in work/ without a row, for the next start
+                    answers[move.take.id] = _not_yet(move.take, error)
+                else:
+                    moves.append(move)
+            syncs.add([(".", self._work_fd)])
+        self._let_go(moves)
+        answers |= {move.take.id: _taken(move) for move in moves}
         return [answers[take.id] for take in takes]
 
     def recover(self, ids: Sequence[str]) -> list[Taken]:
+        """Adopt claims of an earlier life; one that cannot be read is set aside, to be rejected."""
         moves: list[Move] = []
-        for job_id in ids:
-            move = resume(job_id, self._work_fd, self._source_folder_again, self._rules)
-            if move is not None:
-                self._fds.callback(move.close)
-                move.hash()
-                moves.append(move)
-        return self._make_durable(moves)
+        unreadable: list[Taken] = []
+        with files.Syncs() as syncs:
+            for job_id in ids:
+                try:
+                    move = resume(job_id, self._work_fd, self._source_folder_again, self._rules)
+                    if move is not None:
+                        self._fds.callback(move.close)
+                        move.hash()
+                        syncs.add(move.spots())
+                        moves.append(move)
+                except files.NotDurable:
+                    raise
+                except (Held, OSError) as error:
+                    unreadable.append(self._set_aside(job_id, error))
+            syncs.add([(".", self._work_fd)])
+        self._let_go(moves)
+        return sorted([*map(_taken, moves), *unreadable], key=lambda taken: taken.take.id)
+
+    def _set_aside(self, job_id: str, error: Held | OSError) -> Taken:
+        found = files.lstat(job_id, self._work_fd)
+        text = (
+            f"the daemon was stopped while it took this drop, and what it holds of it cannot be read: {_text(error)}; "
+            "it is kept beside this manifest; drop the input again"
+        )
+        take = Take(job_id, (job_id,), folder=True)
+        return Taken(take, (), found.st_uid if found else 0, problem=("unreadable", text))
 
     def _each(self, moves: list[Move], step: Callable[[Move], None], answers: dict[str, Taken | NotYet]) -> list[Move]:
         """Take one step with each; what cannot go on is given back, or kept to be rejected. The others are returned."""
@@ -177,15 +212,9 @@ class _Round:
                 good.append(move)
         return good
 
-    def _make_durable(self, moves: list[Move]) -> list[Taken]:
-        """First what came in, then the folders it came from: a name must not vanish there before it is safe here."""
-        for move in self._kept:
-            move.hash()
-        moves = moves + self._kept
-        if moves:
-            files.durable([*(spot for move in moves for spot in move.spots()), (".", self._work_fd)])
-            files.durable([(".", source_fd) for source_fd in {move.source_fd for move in moves}])
-        return [Taken(move.take, move.files, move.uid, move.originals, move.problem) for move in moves]
+    def _let_go(self, moves: list[Move]) -> None:
+        """Make durable that names left the inbox, only now: none may vanish there before it is safe here."""
+        files.durable([(".", source_fd) for source_fd in {move.source_fd for move in moves}])
 
     def _move(self, take: Take) -> Move:
         folder = os.path.dirname(take.sources[0])
@@ -208,14 +237,25 @@ class _Round:
         return fd
 
 
+def _taken(move: Move) -> Taken:
+    return Taken(move.take, move.files, move.uid, move.originals, move.problem)
+
+
+def _text(error: Held | OSError) -> str:
+    if isinstance(error, Held):
+        return str(error)
+    about = f"{escape_name(os.fsdecode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
+    return f"{about}{error.strerror or error}"
+
+
 def _not_yet(take: Take, error: Held | OSError) -> NotYet:
     if isinstance(error, Held):
         source = os.path.join(os.path.dirname(take.sources[0]), error.source)
         return NotYet(take.id, source, error.reason, str(error))
     source = take.sources[0]
-    text = f"{files.escape_name(source)}: {error.strerror or error}"
+    text = f"{escape_name(source)}: {error.strerror or error}"
     if error.errno == errno.ENOENT:
-        return NotYet(take.id, source, "gone", f"{files.escape_name(source)} is no longer there")
+        return NotYet(take.id, source, "gone", f"{escape_name(source)} is no longer there")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NotYet(take.id, source, "disk", f"{text}; free some space, then it goes on by itself")
     return NotYet(take.id, source, "error", text)

@@ -17,6 +17,8 @@ from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
+from solvisor.names import escape_name, is_plain_name
+
 from . import files
 
 if sys.platform != "win32":
@@ -100,7 +102,7 @@ class Rules(NamedTuple):
 
 def look_at_file(name: str, folder_fd: int, rules: Rules) -> Found:
     """Look at a drop that is to be one file. Raises ``Held``."""
-    shown = files.escape_name(name)
+    shown = escape_name(name)
     seen = files.lstat(name, folder_fd)
     if seen is None:
         raise Held(name, "gone", f"{shown} is no longer there")
@@ -124,7 +126,7 @@ def look_at_file(name: str, folder_fd: int, rules: Rules) -> Found:
 
 def look_at_folder(name: str, folder_fd: int, rules: Rules) -> Found:
     """Look at a dropped folder and at everything in it. Raises ``Held``."""
-    shown = files.escape_name(name)
+    shown = escape_name(name)
     seen = files.lstat(name, folder_fd)
     if seen is None:
         raise Held(name, "gone", f"{shown} is no longer there")
@@ -141,24 +143,24 @@ def _look_at_tree(name: str, folder_fd: int, seen: os.stat_result, root_fd: int,
     problem = name_problem(name)
     copy = _foreign(seen, rules)
     tree: list[tuple[str, os.stat_result]] = []
+    locked = None if os.access(".", os.W_OK | os.X_OK, dir_fd=root_fd) else name
     for entry in files.walk(root_fd):
         if len(tree) == FILES_MAX:
-            text = (
-                f"{files.escape_name(name)} holds more than {FILES_MAX:,} files; drop an archive your solver can open"
-            )
+            text = f"{escape_name(name)} holds more than {FILES_MAX:,} files; drop an archive your solver can open"
             return Found(name, seen, False, ("too_many_files", text), tuple(tree), bounded=False)
         if entry.is_folder and entry.depth == files.DEPTH_MAX:
-            text = f"{files.escape_name(name)} holds folders more than {files.DEPTH_MAX} deep; flatten it"
+            text = f"{escape_name(name)} holds folders more than {files.DEPTH_MAX} deep; flatten it"
             return Found(name, seen, False, ("too_deep", text), tuple(tree), bounded=False)
         tree.append((entry.path, entry.stat))
         copy = copy or _foreign(entry.stat, rules)
         problem = problem or _tree_problem(entry)
+        if entry.is_folder and not os.access(entry.name, os.W_OK | os.X_OK, dir_fd=entry.folder_fd):
+            locked = locked or f"{name}/{entry.path}"
         if entry.is_file:
             check_settled(entry.name, entry.folder_fd, entry.stat, rules, f"{name}/{entry.path}")
     if copy:
-        for path, found in ((".", seen), *tree):
-            if stat.S_ISDIR(found.st_mode) and not os.access(path, os.W_OK | os.X_OK, dir_fd=root_fd):
-                raise Held(name, "error", _not_removable(f"{name}/{path}"))
+        if locked is not None:
+            raise Held(name, "error", _not_removable(locked))
         _must_be_removable(name, folder_fd, seen)
     return Found(name, seen, copy, problem, tuple(tree))
 
@@ -175,7 +177,7 @@ def open_settled(name: str, folder_fd: int, seen: os.stat_result, rules: Rules, 
     While the lease lasts, until the descriptor is closed, no writer can come in unnoticed.
     """
     source = source or name
-    shown = files.escape_name(source)
+    shown = escape_name(source)
     try:
         fd = files.open_file(name, folder_fd)
     except FileNotFoundError:
@@ -227,25 +229,25 @@ def _must_be_removable(name: str, folder_fd: int, seen: os.stat_result) -> None:
 
 def _not_removable(source: str) -> str:
     return (
-        f"{files.escape_name(source)} could be copied but not removed by the daemon (uid {our_uid()}); "
+        f"{escape_name(source)} could be copied but not removed by the daemon (uid {our_uid()}); "
         "let the daemon's user own the folder it lies in, or give it write permission there"
     )
 
 
 def name_problem(name: str) -> Problem | None:
     """What is wrong with a name, if anything."""
-    if files.is_plain_name(name):
+    if is_plain_name(name):
         return None
-    shown = files.escape_name(name)
+    shown = escape_name(name)
     return "name", f"the name {shown} holds bytes that are not UTF-8, control characters or backslashes; rename it"
 
 
 def _tree_problem(entry: files.Entry) -> Problem | None:
     if not (entry.is_folder or entry.is_file):
-        shown = files.escape_name(entry.path)
+        shown = escape_name(entry.path)
         return "not_a_file", f"{shown} is {kind_of(entry.stat)}; a dropped folder may hold only files and folders"
     if entry.is_file and entry.stat.st_nlink > 1:
-        shown = files.escape_name(entry.path)
+        shown = escape_name(entry.path)
         return "hard_link", f"{shown} has {entry.stat.st_nlink} names (hard links); drop a copy"
     return name_problem(entry.name)
 

@@ -1,7 +1,8 @@
-"""Files by descriptor: opening without surprises, names fit to print, hashing, copying, and making durable.
+"""Files by descriptor: opening without surprises, hashing, copying, and making durable.
 
-Rules: a name given by a user is opened relative to an open folder and never through a symbolic link. ``durable`` is
-the only place that calls fsync. This module must not know homes, claims or jobs.
+Rules: a name given by a user is opened relative to the open folder it lies in, never through a symbolic link and never
+by a path, which can be longer than the kernel takes. ``Syncs`` is the only place that calls fsync. This module must not
+know homes, claims or jobs.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ import ctypes
 import errno
 import hashlib
 import os
-import re
 import shutil
 import signal
 import stat
 import sys
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from solvisor.model import FileFact
+from solvisor.names import escape_name
 
 if sys.platform != "win32":
     _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -35,8 +37,6 @@ DEPTH_MAX = 32
 """Folders within folders that are looked into, in a drop and in what a solver leaves."""
 
 _BLOCK = 1 << 18
-_ODD = re.compile("[\x00-\x1f\x7f-\x9f\\\\\u2028\u2029\udc80-\udcff]")
-_ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
 
 
 class NotDurable(OSError):
@@ -67,22 +67,6 @@ class Entry(NamedTuple):
         return stat.S_ISREG(self.stat.st_mode)
 
 
-def is_plain_name(name: str) -> bool:
-    """Whether a name is UTF-8 without control characters, line separators and backslashes: fit for rows and logs."""
-    return _ODD.search(name) is None
-
-
-def escape_name(name: str) -> str:
-    """A name as it may appear in rows, manifests and logs: each odd byte as ``\\xNN``. Always encodable as UTF-8."""
-    return _ODD.sub(lambda odd: "".join(f"\\x{byte:02x}" for byte in os.fsencode(odd[0])), name)
-
-
-def unescape_name(text: str) -> str:
-    """The inverse of ``escape_name``: the name as the file system has it (``os.fsdecode``)."""
-    parts = _ESCAPED.split(text)  # text, hex, text, hex, ..., text
-    return os.fsdecode(b"".join(bytes.fromhex(part) if i % 2 else part.encode("utf-8") for i, part in enumerate(parts)))
-
-
 def ignore_lease_breaks() -> None:
     """Give SIGIO a handler that does nothing (main thread only).
 
@@ -96,6 +80,17 @@ def ignore_lease_breaks() -> None:
 def open_folder(name: str, folder_fd: int | None = None) -> int:
     """Open a folder. Relative to ``folder_fd`` a symbolic link is refused (ENOTDIR or ELOOP)."""
     return os.open(name, _FOLDER if folder_fd is None else _FOLDER | _NO_FOLLOW, dir_fd=folder_fd)
+
+
+def open_folder_of_ours(name: str, folder_fd: int | None = None) -> int:
+    """Open a folder that our solver may have made unreadable; it is given its permissions back."""
+    try:
+        found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+        if stat.S_ISDIR(found.st_mode) and found.st_mode & 0o700 != 0o700:
+            os.chmod(name, 0o700, dir_fd=folder_fd)
+    except PermissionError:  # of somebody else: it may be readable as it is
+        pass
+    return open_folder(name, folder_fd)
 
 
 def open_file(name: str, folder_fd: int) -> int:
@@ -128,43 +123,75 @@ def same_file(a: os.stat_result, b: os.stat_result) -> bool:
 
 
 Spot = tuple[str, int]
-"""A file or folder by its path beneath an open folder; "." is that folder itself."""
+"""A file or folder by its name in an open folder; "." is that folder itself."""
 
 
 def spots_in(folder_fd: int) -> Iterator[Spot]:
-    """Every file and folder that ``walk`` meets beneath an open folder, but folders that it does not enter."""
+    """Every file and folder that ``walk`` meets beneath an open folder, but folders that it does not enter.
+
+    Each is good until the next one is asked for.
+    """
     for entry in walk(folder_fd):
         if entry.is_file or (entry.is_folder and entry.depth < DEPTH_MAX):
-            yield entry.path, folder_fd
+            yield entry.name, entry.folder_fd
+
+
+class Syncs:
+    """Some fsyncs side by side, under way until the end of its block, which raises ``NotDurable`` if one failed.
+
+    Each fsync ends in a flush of the whole disk, and flushes that wait together are done as one. On a disk whose flush
+    takes 3 ms that makes 200 of them thirty times faster.
+    """
+
+    def __init__(self) -> None:
+        self._under_way: deque[concurrent.futures.Future[None]] = deque()
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> Syncs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._under_way:
+            self._finish_first()
+        if self._error is not None:
+            raise self._error
+
+    def add(self, spots: Iterable[Spot]) -> None:
+        """Sync these files and folders, in no order; what is gone is left out.
+
+        Each is opened here, when it is taken from ``spots``. Raises ``OSError`` if one cannot be opened: nothing was
+        lost by that, and only its own job is concerned.
+        """
+        for name, folder_fd in spots:
+            if len(self._under_way) == _SYNCS_MAX:
+                self._finish_first()
+            try:
+                fd = os.dup(folder_fd) if name == "." else open_file(name, folder_fd)
+            except FileNotFoundError:
+                continue  # somebody removed it meanwhile: there is nothing to keep
+            self._under_way.append(_syncers.submit(_sync, fd, name))
+
+    def _finish_first(self) -> None:
+        self._error = self._under_way.popleft().exception() or self._error
 
 
 def durable(spots: Iterable[Spot]) -> None:
-    """fsync all these files and folders, in no order; return when every one is done. Raises ``NotDurable``.
+    """fsync all these files and folders; return when every one is done. Raises ``NotDurable``, and as ``Syncs.add``."""
+    with Syncs() as syncs:
+        syncs.add(spots)
 
-    They are synced side by side: each fsync ends in a flush of the whole disk, and flushes that wait together are done
-    as one. On a disk whose flush takes 3 ms that makes 200 of them thirty times faster.
-    """
-    tasks = [_syncers.submit(_durable, spot) for spot in spots]
-    concurrent.futures.wait(tasks)  # even if one failed: the others still use the caller's descriptors
-    for task in tasks:
-        task.result()
 
+_SYNCS_MAX = 64
+"""Descriptors open at once to be synced."""
 
 _syncers = concurrent.futures.ThreadPoolExecutor(8, thread_name_prefix="fsync")
 
 
-def _durable(spot: Spot) -> None:
-    path, folder_fd = spot
-    try:
-        fd = open_file(path, folder_fd)
-    except FileNotFoundError:
-        return  # somebody removed it meanwhile: there is nothing to keep
-    except OSError as error:
-        raise NotDurable(error.errno, f"cannot be opened to be synced: {error.strerror}", path) from error
+def _sync(fd: int, name: str) -> None:
     try:
         os.fsync(fd)
     except OSError as error:
-        raise NotDurable(error.errno, f"fsync failed: {error.strerror}", path) from error
+        raise NotDurable(error.errno, f"fsync failed: {error.strerror}", name) from error
     finally:
         os.close(fd)
 
@@ -252,9 +279,7 @@ def _walk(folder_fd: int, prefix: str, depth: int, ours: bool) -> Iterator[Entry
         entry = Entry(prefix + name, name, folder_fd, found, depth)
         yield entry
         if entry.is_folder and depth < DEPTH_MAX:
-            if ours and found.st_mode & 0o700 != 0o700:
-                os.chmod(name, 0o700, dir_fd=folder_fd)
-            below = open_folder(name, folder_fd)
+            below = (open_folder_of_ours if ours else open_folder)(name, folder_fd)
             try:
                 yield from _walk(below, f"{prefix}{name}/", depth + 1, ours)
             finally:
@@ -287,23 +312,36 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def copy_tree(source_fd: int, target_fd: int, skip: Collection[str] = ()) -> None:
-    """Copy what an open folder holds, but the paths in ``skip``, into an empty folder of our own.
+    """Copy what an open folder holds, but the files in ``skip``, into an empty folder of our own.
 
-    Links are copied as links; what is neither file, folder nor link is left out.
+    ``skip`` are paths from the folder. Links are copied as links; what is neither file, folder nor link is left out.
     """
-    for entry in walk(source_fd):
-        if entry.path in skip:
-            continue
-        if entry.is_folder:
-            os.mkdir(entry.path, 0o750, dir_fd=target_fd)
-        elif entry.is_file:
-            fd = open_file(entry.name, entry.folder_fd)
-            try:
-                copy_file(fd, entry.stat, entry.path, target_fd)
-            finally:
-                os.close(fd)
-        elif stat.S_ISLNK(entry.stat.st_mode):
-            os.symlink(os.readlink(entry.name, dir_fd=entry.folder_fd), entry.path, dir_fd=target_fd)
+    targets = {"": target_fd}  # the copies of the folders that the walk is in, by the prefix of what lies in them
+    try:
+        for entry in walk(source_fd):
+            prefix = entry.path.removesuffix(entry.name)
+            for left in [other for other in targets if not prefix.startswith(other)]:
+                os.close(targets.pop(left))
+            if entry.is_folder:
+                os.mkdir(entry.name, 0o750, dir_fd=targets[prefix])
+                targets[f"{entry.path}/"] = open_folder(entry.name, targets[prefix])
+            elif entry.path not in skip:
+                _copy_entry(entry, targets[prefix])
+    finally:
+        del targets[""]
+        for fd in targets.values():
+            os.close(fd)
+
+
+def _copy_entry(entry: Entry, target_fd: int) -> None:
+    if entry.is_file:
+        fd = open_file(entry.name, entry.folder_fd)
+        try:
+            copy_file(fd, entry.stat, entry.name, target_fd)
+        finally:
+            os.close(fd)
+    elif stat.S_ISLNK(entry.stat.st_mode):
+        os.symlink(os.readlink(entry.name, dir_fd=entry.folder_fd), entry.name, dir_fd=target_fd)
 
 
 def describe(entry: Entry, prefix: str) -> FileFact:
@@ -321,10 +359,18 @@ def discard(name: str, folder_fd: int) -> None:
     there = lstat(name, folder_fd)
     if there is None:
         return
-    if stat.S_ISDIR(there.st_mode):
-        shutil.rmtree(name, dir_fd=folder_fd)
-    else:
+    if not stat.S_ISDIR(there.st_mode):
         os.unlink(name, dir_fd=folder_fd)
+        return
+    try:
+        shutil.rmtree(name, dir_fd=folder_fd)
+    except PermissionError:
+        fd = open_folder_of_ours(name, folder_fd)
+        try:
+            deque(walk(fd, ours=True), maxlen=0)  # what it holds becomes removable
+        finally:
+            os.close(fd)
+        shutil.rmtree(name, dir_fd=folder_fd)
 
 
 def move_folder(name: str, folder_fd: int, new_name: str, new_folder_fd: int) -> None:

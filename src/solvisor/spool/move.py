@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from solvisor.model import FileFact, Original
+from solvisor.names import escape_name, unescape_name
 
 from . import files
 from .drops import (
@@ -143,7 +144,8 @@ class Move:
         if not given_back:
             self.problem = INTERRUPTED
             if self._input_fd < 0:
-                self._input_fd = self._open(_INPUT, self._job_fd)
+                with contextlib.suppress(OSError):  # whoever reads it next gets the error, and can name the job
+                    self._input_fd = self._open(_INPUT, self._job_fd)
         return given_back
 
     def resume(self, plan: Plan | None) -> bool:
@@ -173,7 +175,7 @@ class Move:
         if plan.folder:
             self.originals = plan.originals
             return self._input_fd >= 0 and not plan.originals
-        self._seen = {os.path.basename(files.unescape_name(seen.path)): seen for seen in plan.originals}
+        self._seen = {os.path.basename(unescape_name(seen.path)): seen for seen in plan.originals}
         here = {name: files.lstat(name, self._input_fd) for name in self._seen}
         self._copied = {name for name, found in here.items() if found and found.st_ino != self._seen[name].ino}
         return all(found is not None and is_original(self._seen[name], found) for name, found in here.items())
@@ -190,7 +192,7 @@ class Move:
         originals = tuple(self._seen.values())
         if take.folder:
             originals = self._tree_originals() if self._found[0].copy else ()
-        plan = Plan(tuple(map(files.escape_name, take.sources)), take.route, take.folder, originals)
+        plan = Plan(tuple(map(escape_name, take.sources)), take.route, take.folder, originals)
         files.write_file(PLAN, self._job_fd, msgspec.json.encode(plan))
         self.planned = True
 
@@ -210,7 +212,7 @@ class Move:
         else:
             there = files.lstat(name, self._input_fd)
             if there is None or not files.same_file(found.stat, there):
-                raise Held(name, "writer", f"{files.escape_name(name)} was replaced at this moment")
+                raise Held(name, "writer", f"{escape_name(name)} was replaced at this moment")
         finally:
             if fd is not None:
                 os.close(fd)
@@ -241,7 +243,7 @@ class Move:
         files.move_folder(found.name, self.source_fd, _INPUT, self._job_fd)
         # From here on only a program that already worked inside the folder can reach it; this second look sees it.
         if not unchanged(found, look_at_folder(_INPUT, self._job_fd, self._rules)):
-            raise Held(found.name, "writer", f"{files.escape_name(found.name)} changed at this moment")
+            raise Held(found.name, "writer", f"{escape_name(found.name)} changed at this moment")
 
     def _copy_folder(self, found: Found) -> None:
         os.mkdir(_COPY, 0o750, dir_fd=self._job_fd)
@@ -252,7 +254,7 @@ class Move:
             fds.callback(os.close, target_fd)
             files.copy_tree(source_fd, target_fd)
         if not unchanged(found, look_at_folder(found.name, self.source_fd, self._rules)):
-            raise Held(found.name, "writer", f"{files.escape_name(found.name)} changed while it was copied")
+            raise Held(found.name, "writer", f"{escape_name(found.name)} changed while it was copied")
         os.rename(_COPY, _INPUT, src_dir_fd=self._job_fd, dst_dir_fd=self._job_fd)
         self.originals = self._tree_originals()
 
@@ -292,7 +294,7 @@ class Move:
 
     def _original(self, path: str, seen: os.stat_result) -> Original:
         prefix = os.path.dirname(self.take.sources[0])
-        shown = files.escape_name(os.path.join(prefix, path))
+        shown = escape_name(os.path.join(prefix, path))
         return Original(shown, seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns)
 
     def _open(self, name: str, folder_fd: int) -> int:
@@ -339,7 +341,7 @@ def resume(job_id: str, work_fd: int, source_folder: Callable[[str], int], rules
     if plan is None:
         take = Take(job_id, tuple(names))
     else:
-        take = Take(job_id, tuple(map(files.unescape_name, plan.sources)), plan.route, plan.folder)
+        take = Take(job_id, tuple(map(unescape_name, plan.sources)), plan.route, plan.folder)
     move = Move(take, source_folder(os.path.dirname(take.sources[0])), work_fd, rules)
     if plan is None and (data is not None or len(names) > 1):
         move.problem = INTERRUPTED

@@ -7,11 +7,12 @@ durable, and never changes after that. This module must not know how outputs are
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -38,11 +39,32 @@ class Publication(Struct, frozen=True):
     manifest: bytes
 
 
+class Survey(NamedTuple):
+    """What a try left.
+
+    ``outputs`` are files and links: ``output/...``, ``stdout.log``, ``stderr.log``. ``unchanged`` are the inputs, by
+    their names in ``output/``, of which nothing new lies there: the staged copy as it was, or none. Both count the
+    same, so that the answer does not change when the copies are removed.
+    """
+
+    outputs: tuple[FileFact, ...]
+    unchanged: frozenset[str]
+
+
 class Results:
     """The job folders of one home. Its methods may run in several threads, but only one at a time for one job."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
+
+    @contextlib.contextmanager
+    def _job_folder(self, job_id: str) -> Iterator[int]:
+        with _folder(self._home.work) as work_fd:
+            job_fd = files.open_folder_of_ours(job_id, work_fd)
+        try:
+            yield job_fd
+        finally:
+            os.close(job_fd)
 
     def stage(self, job_id: str, attempt_n: int, skip: Collection[str] = ()) -> None:
         """Make a fresh ``output/`` for try ``attempt_n`` (from 1): a copy of every file of ``input/`` but ``skip``.
@@ -50,39 +72,63 @@ class Results:
         ``skip`` are names relative to ``input/``. What an earlier try left (``output/``, logs) moves to
         ``attempt-<n-1>/``. Raises ``OSError``.
         """
-        with _folder(self._home.work / job_id) as job_fd:
+        with self._job_folder(job_id) as job_fd:
             files.discard(_STAGING, job_fd)
             if attempt_n > 1:
                 _put_aside(job_fd, f"attempt-{attempt_n - 1}")
             for left in (_OUTPUT, *_LOGS):
                 files.discard(left, job_fd)
             os.mkdir(_STAGING, 0o750, dir_fd=job_fd)
-            with _folder("input", job_fd) as input_fd, _folder(_STAGING, job_fd) as output_fd:
-                files.copy_tree(input_fd, output_fd, skip)
+            try:
+                with _folder("input", job_fd) as input_fd, _folder(_STAGING, job_fd) as output_fd:
+                    files.copy_tree(input_fd, output_fd, skip)
+            except OSError:
+                with contextlib.suppress(OSError):  # a full disk is not to be kept full by half a copy
+                    files.discard(_STAGING, job_fd)
+                raise
             os.rename(_STAGING, _OUTPUT, src_dir_fd=job_fd, dst_dir_fd=job_fd)
 
-    def collect(self, batch: Sequence[tuple[str, Sequence[FileFact]]]) -> list[tuple[FileFact, ...] | OSError]:
-        """Make what tries left durable and list it: ``output/...``, ``stdout.log``, ``stderr.log``.
+    def survey(self, job_id: str, inputs: Sequence[FileFact]) -> Survey:
+        """Read what a try left; its inputs were ``inputs``. Only what was made unreadable is changed: it is readable.
 
-        ``batch`` holds job ids with their inputs; for each the list is returned, or the error that kept it from being
-        made. Staged inputs that did not change are removed from ``output/`` and not listed; links are listed, not
-        followed; what lies deeper than ``files.DEPTH_MAX`` folders or is neither file nor link is left alone. Call it
-        when no process of these jobs is left. Raises ``NotDurable``.
+        Links are listed, not followed; what lies deeper than ``files.DEPTH_MAX`` folders or is neither file nor link is
+        not listed. Call it when no process of the job is left. Raises ``OSError``.
         """
-        lists: list[tuple[FileFact, ...] | OSError] = []
-        spots: list[files.Spot] = []
-        with contextlib.ExitStack() as folders:
-            for job_id, inputs in batch:
+        staged = {fact.path.removeprefix("input/"): fact for fact in inputs}
+        listed: list[FileFact] = []
+        with self._job_folder(job_id) as job_fd:
+            with _output(job_fd) as output_fd:
+                for entry in files.walk(output_fd, ours=True) if output_fd is not None else ():
+                    if entry.is_folder or not _is_listed(entry):
+                        staged.pop(entry.path, None)
+                        continue
+                    fact = files.describe(entry, "output/")
+                    source = staged.get(entry.path)
+                    if source is None or not _is_copy(source, fact):
+                        staged.pop(entry.path, None)
+                        listed.append(fact)
+            listed += _others(job_fd)
+        return Survey(tuple(listed), frozenset(staged))
+
+    def keep(self, batch: Sequence[tuple[str, Survey]]) -> list[OSError | None]:
+        """Make durable what was surveyed, under one set of fsyncs, without the inputs that were only staged.
+
+        Those are removed from ``output/`` with the folders that held nothing else. For each job the error is returned
+        that kept it from being done. Raises ``NotDurable``.
+        """
+        errors: list[OSError | None] = []
+        with files.Syncs() as syncs:
+            for job_id, survey in batch:
                 try:
-                    job_fd = folders.enter_context(_folder(self._home.work / job_id))
-                    staged = {fact.path.removeprefix("input/"): fact for fact in inputs}
-                    listed = (*_outputs(job_fd, staged), *_logs(job_fd))
-                    spots += _spots(job_fd, folders)
-                    lists.append(listed)
+                    with self._job_folder(job_id) as job_fd:
+                        with _output(job_fd) as output_fd:
+                            if output_fd is not None:
+                                _remove(output_fd, [name.split("/") for name in survey.unchanged])
+                        syncs.add(_spots(job_fd))
+                    errors.append(None)
                 except OSError as error:
-                    lists.append(error)
-            files.durable(spots)
-        return lists
+                    errors.append(error)
+        return errors
 
     def write_durably(self, path: Path, data: bytes) -> None:
         """Write a file that exists either whole and durable or not at all. Raises ``NotDurable``, ``OSError``."""
@@ -117,56 +163,80 @@ def _put_aside(job_fd: int, name: str) -> None:
                 files.move_folder(left, job_fd, left, aside_fd)
 
 
-def _outputs(job_fd: int, staged: dict[str, FileFact]) -> Iterator[FileFact]:
-    if files.lstat(_OUTPUT, job_fd) is None:
+@contextlib.contextmanager
+def _output(job_fd: int) -> Iterator[int | None]:
+    """The open ``output/``; ``None`` if a solver removed it or put something else in its place."""
+    found = files.lstat(_OUTPUT, job_fd)
+    if found is None or not stat.S_ISDIR(found.st_mode):
+        yield None
         return
-    with _folder(_OUTPUT, job_fd) as output_fd:
-        for entry in files.walk(output_fd, ours=True):
-            if not (entry.is_file or stat.S_ISLNK(entry.stat.st_mode)):
-                continue
-            fact = files.describe(entry, "output/")
-            source = staged.get(files.escape_name(entry.path))
-            if source and (source.size, source.sha256) == (fact.size, fact.sha256) and entry.is_file:
-                os.unlink(entry.name, dir_fd=entry.folder_fd)
-            else:
-                yield fact
-        _remove_emptied(output_fd, staged)
+    fd = files.open_folder_of_ours(_OUTPUT, job_fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
-def _remove_emptied(output_fd: int, staged: Collection[str]) -> None:
-    """Remove the folders that held nothing but unchanged inputs."""
-    folders = {str(parent) for path in staged for parent in Path(path).parents} - {"."}
-    for folder in sorted(folders, key=len, reverse=True):
-        with contextlib.suppress(OSError):
-            os.rmdir(files.unescape_name(folder), dir_fd=output_fd)
+def _is_listed(entry: files.Entry) -> bool:
+    return entry.is_file or stat.S_ISLNK(entry.stat.st_mode)
 
 
-def _logs(job_fd: int) -> Iterator[FileFact]:
-    for name in _LOGS:
+def _is_copy(source: FileFact, fact: FileFact) -> bool:
+    return fact.link is None and (source.size, source.sha256) == (fact.size, fact.sha256)
+
+
+def _remove(folder_fd: int, names: Sequence[Sequence[str]]) -> None:
+    """Remove files, each given by the parts of its path, and the folders emptied by that."""
+    below: dict[str, list[Sequence[str]]] = {}
+    for name, *rest in names:
+        if rest:
+            below.setdefault(name, []).append(rest)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder_fd)
+    for name, rests in below.items():
+        try:
+            with _folder(name, folder_fd) as fd:
+                _remove(fd, rests)
+        except (FileNotFoundError, NotADirectoryError):  # removed, or replaced, by the solver
+            continue
+        try:
+            os.rmdir(name, dir_fd=folder_fd)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+
+
+def _others(job_fd: int) -> Iterator[FileFact]:
+    """The logs, and whatever a solver put in the place of ``output/``."""
+    for name in (_OUTPUT, *_LOGS):
+        found = files.lstat(name, job_fd)
+        if found is not None:
+            entry = files.Entry(name, name, job_fd, found, 1)
+            if entry.is_file or (name == _OUTPUT and _is_listed(entry)):
+                yield files.describe(entry, "")
+
+
+def _spots(job_fd: int) -> Iterator[files.Spot]:
+    """What of a job's folder must be durable before its row may say that it is."""
+    for name in (_OUTPUT, *_LOGS):
         found = files.lstat(name, job_fd)
         if found is not None and stat.S_ISREG(found.st_mode):
-            yield files.describe(files.Entry(name, name, job_fd, found, 1), "")
-
-
-def _spots(job_fd: int, folders: contextlib.ExitStack) -> Iterator[files.Spot]:
-    """What of a job's folder must be durable before its row may say that it is."""
-    for name in _LOGS:
-        if files.lstat(name, job_fd) is not None:
             yield name, job_fd
-    if files.lstat(_OUTPUT, job_fd) is not None:
-        output_fd = folders.enter_context(_folder(_OUTPUT, job_fd))
-        yield from files.spots_in(output_fd)
-        yield ".", output_fd
+    with _output(job_fd) as output_fd:
+        if output_fd is not None:
+            yield from files.spots_in(output_fd)
+            yield ".", output_fd
     yield ".", job_fd
 
 
 class _Item:
     """One publication on its way; ``waiting``: its folder still lies in ``work/``."""
 
-    def __init__(self, publication: Publication, work_fd: int, target_fd: int) -> None:
+    def __init__(self, publication: Publication) -> None:
         self.publication = publication
-        self.work_fd = work_fd
-        self.target_fd = target_fd
+        self.work_fd = -1
+        self.target_fd = -1
         self.waiting = True
         self.written = False
         self.fd = -1
@@ -178,8 +248,7 @@ class _Batch:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._fds = contextlib.ExitStack()
-        self._work_fd = self._opened(files.open_folder(str(home.work)))
-        self._targets: dict[str, int] = {}
+        self._folders: dict[str, int] = {}
 
     def __enter__(self) -> _Batch:
         return self
@@ -188,16 +257,22 @@ class _Batch:
         self._fds.close()
 
     def publish(self, batch: Sequence[Publication], errors: dict[str, OSError]) -> list[str]:
-        items = [_Item(publication, self._work_fd, self._target(publication.target)) for publication in batch]
+        items = [_Item(publication) for publication in batch]
+        items = _each(items, self._open, errors)
         items = _each(items, self._write, errors)
-        files.durable((_TEMPORARY, item.fd) for item in items if item.written)
+        with files.Syncs() as syncs:
+            items = _each(items, lambda item: syncs.add([(_TEMPORARY, item.fd)] if item.written else []), errors)
         items = _each(items, _name_manifest, errors)
         files.durable((".", item.fd) for item in items)
         items = _each(items, _move, errors)
-        if items:
-            files.durable((".", target_fd) for target_fd in self._targets.values())
-            files.durable([(".", self._work_fd)])
+        # A folder must not vanish from work/ before its new place is safe.
+        files.durable((".", target_fd) for target_fd in {item.target_fd for item in items})
+        files.durable((".", work_fd) for work_fd in {item.work_fd for item in items})
         return [item.publication.id for item in items]
+
+    def _open(self, item: _Item) -> None:
+        item.work_fd = self._folder("work")
+        item.target_fd = self._folder(item.publication.target)
 
     def _write(self, item: _Item) -> None:
         job_id = item.publication.id
@@ -205,7 +280,7 @@ class _Batch:
             item.waiting = files.lstat(job_id, item.target_fd) is None
             if item.waiting:
                 os.mkdir(job_id, 0o750, dir_fd=item.work_fd)  # somebody removed it; its manifest appears all the same
-        item.fd = self._opened(files.open_folder(job_id, item.work_fd if item.waiting else item.target_fd))
+        item.fd = self._opened(files.open_folder_of_ours(job_id, item.work_fd if item.waiting else item.target_fd))
         there = os.listdir(item.fd)
         for litter in {PLAN, _TEMPORARY, _STAGING}.intersection(there):
             files.discard(litter, item.fd)
@@ -216,12 +291,19 @@ class _Batch:
         files.write_file(_TEMPORARY, item.fd, item.publication.manifest)
         item.written = True
 
-    def _target(self, name: str) -> int:
-        if name not in self._targets:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self._home.root / name)  # somebody cleared the results away, with their folder
-            self._targets[name] = self._opened(files.open_folder(str(self._home.root / name)))
-        return self._targets[name]
+    def _folder(self, name: str) -> int:
+        """A folder of the home, made anew if somebody cleared it away."""
+        if name not in self._folders:
+            path = self._home.root / name
+            try:
+                os.mkdir(path)
+            except FileExistsError:
+                pass
+            else:
+                with _folder(self._home.root) as root_fd:
+                    files.durable([(".", root_fd)])
+            self._folders[name] = self._opened(files.open_folder(str(path)))
+        return self._folders[name]
 
     def _opened(self, fd: int) -> int:
         self._fds.callback(os.close, fd)
@@ -234,6 +316,8 @@ def _each(items: list[_Item], step: Callable[[_Item], None], errors: dict[str, O
     for item in items:
         try:
             step(item)
+        except files.NotDurable:
+            raise
         except OSError as error:
             errors[item.publication.id] = error
         else:

@@ -13,5 +13,5 @@ def save(signum: int, frame: object) -> None:
 
 signal.signal(signal.SIGTERM, save)
 open("ready", "w").close()
-while True:
-    time.sleep(60)  # noqa: TID251  a solver, not a test
+for _ in range(60):
+    time.sleep(1)  # noqa: TID251  a solver, not a test
