@@ -758,7 +758,9 @@ def test_a_claim_that_cannot_be_read_is_set_aside_and_holds_up_no_other(
         return real(name, folder_fd)
 
     monkeypatch.setattr(files, "open_file", refused)
+    before = len(os.listdir("/proc/self/fd"))
     first, second, third = claims.unfinished_claims(())
+    assert len(os.listdir("/proc/self/fd")) == before
     for aside, job_id in ((first, bad), (third, not_a_folder)):
         assert aside.take.id == job_id
         assert aside.uid == os.geteuid()
@@ -819,5 +821,6 @@ def test_a_foreign_folder_with_long_paths_is_copied_and_removed(home: Home, clai
     os.chown(home.inbox / "case", NOBODY, NOBODY)
     taken = one(claims.claim_round([take("case", folder=True)]))
     assert taken.files == (fact(f"input/{path}", b"deep"),)
-    assert all([claims.remove_original(original) for original in taken.originals])
+    for original in taken.originals:
+        assert claims.remove_original(original)
     assert os.listdir(home.inbox) == []

@@ -345,10 +345,12 @@ def resume(job_id: str, work_fd: int, source_folder: Callable[[str], int], rules
     move = Move(take, source_folder(os.path.dirname(take.sources[0])), work_fd, rules)
     if plan is None and (data is not None or len(names) > 1):
         move.problem = INTERRUPTED
-    if move.resume(plan):
-        return move
-    move.close()
-    return None
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(move.close)
+        if not move.resume(plan):
+            return None
+        on_failure.pop_all()
+    return move
 
 
 def _decode(data: bytes | None) -> Plan | None:

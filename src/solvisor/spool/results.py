@@ -296,7 +296,7 @@ class _Batch:
         if name not in self._folders:
             path = self._home.root / name
             try:
-                os.mkdir(path)
+                os.mkdir(path, 0o750 if path == self._home.work else 0o777)
             except FileExistsError:
                 pass
             else:
