@@ -58,9 +58,7 @@ def serve(home_path: Path, config_path: Path) -> int:
     home.prepare()
     with ExitStack() as stack:
         stack.callback(homes.lock(home).close)
-        sink = logs.configure(sys.stderr, file=home.log_dir / "solvisor.jsonl")
-        if sink is not None:
-            stack.callback(sink.close)
+        stack.callback(logs.configure(sys.stderr, file=home.log_dir / "solvisor.jsonl").close)
         for warning in config.warnings:
             log.warning("config.warning", text=warning)
         store = Store.open(home.db)

@@ -30,7 +30,7 @@ def test_small_logs_are_left_alone(tmp_path: Path) -> None:
     path.write_bytes(b"x" * CAP)
     log = CappedLog(str(path), CAP)
     inode = path.stat().st_ino
-    assert (log.trim(), log.is_over(), log.finish(), log.cut_bytes) == (False, False, 0, 0)
+    assert (log.trim(), log.needs_finish(), log.finish(), log.cut_bytes) == (False, False, 0, 0)
     assert path.stat().st_ino == inode
     assert path.read_bytes() == b"x" * CAP
 

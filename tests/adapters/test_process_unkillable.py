@@ -28,6 +28,9 @@ if sys.platform == "win32":
 
 ON_BOTH_LOOPS = True
 
+# For a shell that the test process started; it ends with that, too.
+WAIT_FOR_GO = "until test -e go || ! kill -0 $PPID; do sleep 0.01; done"
+
 # Trace the process given (ptrace(2), PTRACE_SEIZE) and never look at it again.
 SEIZE = """
 import ctypes, sys, time
@@ -172,7 +175,7 @@ async def test_clues_may_be_hidden_for_a_moment(
         return None if hidden >= 0 else real(pid)
 
     monkeypatch.setattr(proc, "token", token)
-    older = attempts.shell("until test -e go || ! kill -0 $PPID; do sleep 0.01; done")
+    older = attempts.shell(WAIT_FOR_GO)
     older_handle = await launch(processes, older)
     only_token = 'setsid sh -c \'cd /; echo $$ > "$0"; exec sleep 1000\' "$PWD/pid" > /dev/null 2>&1'
     attempt = attempts.shell(f"{only_token} & until test -s pid; do :; done; exit 3")
@@ -218,10 +221,10 @@ async def test_an_orphan_made_before_its_attempt_is_in_the_books(
         noted.wait()
         return real(*arguments)
 
-    running = attempts.shell("until test -e go || ! kill -0 $PPID; do sleep 0.01; done")
+    running = attempts.shell(WAIT_FOR_GO)
     running_handle = await launch(processes, running)
     monkeypatch.setattr(processes, "_watch", watch)
-    maker = attempts.shell(f"({WITHOUT_A_CLUE} &); until test -e go || ! kill -0 $PPID; do sleep 0.01; done")
+    maker = attempts.shell(f"({WITHOUT_A_CLUE} &); {WAIT_FOR_GO}")
     maker_handle = LocalHandle(processes)
     processes.start(maker.spec, maker_handle)
     try:
@@ -300,6 +303,7 @@ async def test_a_defect_in_cutting_a_log_does_not_hide_the_end(
     handle = await launch(processes, attempts.shell("yes | head -c 100000; exit 4", log_max=4096))
     with anyio.fail_after(30):
         assert (await handle.wait()).exit_code == 4
+    await eventually(lambda: "solvisor-logs" not in [t.name for t in threading.enumerate()], "the thread to end")
 
 
 async def test_no_thread_left_to_cut_a_log(

@@ -75,10 +75,10 @@ class CappedLog:
         """How many bytes of its middle the log has lost so far."""
         return max(0, self._hole_end - _align_up(self._head)) if self._cut is None else self._cut
 
-    def is_over(self) -> bool:
-        """Whether the log is longer than its cap."""
+    def needs_finish(self) -> bool:
+        """Whether the log is longer than its cap, or was, so that something else may be in its place by now."""
         try:
-            return os.lstat(self._path).st_size > self._cap
+            return self.cut_bytes > 0 or os.lstat(self._path).st_size > self._cap
         except OSError:
             return False
 

@@ -413,7 +413,7 @@ class Processes:
         self._forget(tree)
         if tree.given_up:
             tree.listener.gone()
-        elif any(log.is_over() for log in tree.logs):
+        elif any(log.needs_finish() for log in tree.logs):
             # Away from here: many megabytes may have to be copied.
             try:
                 threading.Thread(target=tree.finish_logs, name="solvisor-logs", daemon=True).start()
