@@ -42,11 +42,22 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _config_check(arguments: argparse.Namespace) -> int:
     from solvisor import config
+    from solvisor.errors import SpawnError
     from solvisor.process import host
+    from solvisor.solvers import command
 
     loaded = config.load(_config(arguments))
     loaded.limits(host.usable_cpus(), host.total_memory_bytes())
-    for warning in loaded.warnings:
+    warnings = list(loaded.warnings)
+    here, path = loaded.path.parent, os.environ.get("PATH", os.defpath)
+    for name, solver in loaded.solver.items():
+        if solver.env_script is not None:
+            command.source_environment(here / solver.env_script, os.environ)
+        try:
+            command.find_program(solver.command[0], name, here, solver.env.get("PATH", path))
+        except SpawnError as error:
+            warnings.append(str(error))
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     names = ", ".join(sorted(loaded.solver)) or "none"
     print(f"{loaded.path}: good; solvers: {names}")

@@ -21,7 +21,7 @@ from .clock import now_us
 from .config import SolverConfig
 from .home import Home
 from .judge import judge
-from .model import Cause, ExitFacts, FileFact, Job, Verdict
+from .model import Cause, Check, ExitFacts, FileFact, Job, Verdict
 from .names import printable
 from .spool import NotDurable, Results, Survey
 from .trouble import is_passing
@@ -84,12 +84,26 @@ class Collector:
         facts = attempt.facts or ExitFacts(None, None, now_us())
         timed_out = attempt.cause is Cause.TIMEOUT
         folder = self._home.work / job.id
-        return judge(solver, job.spec, folder, facts, timed_out=timed_out, unchanged=survey.unchanged)
+        verdict = judge(solver, job.spec, folder, facts, timed_out=timed_out, unchanged=survey.unchanged)
+        altered = self._results.altered_inputs(job.id, job.spec.inputs, attempt.started_us)
+        return _with_altered(verdict, altered) if altered else verdict
 
     def _list_elsewhere(self, folder: Path, outputs: tuple[FileFact, ...]) -> FileFact:
         lines = b"".join(msgspec.json.encode(fact) + b"\n" for fact in outputs)
         self._results.write_durably(folder / "outputs.jsonl", lines)
         return FileFact("outputs.jsonl", len(lines), hashlib.sha256(lines).hexdigest())
+
+
+def _with_altered(verdict: Verdict, altered: Sequence[str]) -> Verdict:
+    """A solver that changed its own inputs has no result: nobody could tell what it was computed from."""
+    names = ", ".join(altered[:5]) + (f" and {len(altered) - 5} more" if len(altered) > 5 else "")
+    verdict = replace(
+        verdict, checks=(*verdict.checks, Check("inputs", "as they were dropped", f"{names} changed", False))
+    )
+    if verdict.cause is not None:
+        return verdict
+    message = f"the solver changed or removed its inputs ({names}); it gets copies to work on, in its working folder"
+    return replace(verdict, cause=Cause.CHECK, code="input_changed", message=message)
 
 
 def _unreadable(job: Job, error: OSError) -> Verdict | None:

@@ -212,7 +212,8 @@ def load(path: Path) -> Config:
             mode = os.fstat(file.fileno()).st_mode
             data = file.read(LARGEST_FILE + 1)
     except OSError as error:
-        raise ConfigError(str(path), [f"it cannot be read: {error.strerror}"]) from None
+        start = "; examples/solvers.toml has tables to start from" if isinstance(error, FileNotFoundError) else ""
+        raise ConfigError(str(path), [f"it cannot be read: {error.strerror}{start}"]) from None
     if sys.platform != "win32" and mode & stat.S_IWOTH:
         raise ConfigError(str(path), [f"everyone may change it, and so what is run; chmod o-w {path}"])
     if len(data) > LARGEST_FILE:

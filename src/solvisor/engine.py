@@ -327,6 +327,8 @@ class Engine:
                 return await anyio.to_thread.run_sync(work, limiter=self._store_turn)
             except StoreUnavailable as error:
                 log.error("store.unavailable", error=str(error), retry_seconds=RETRY_SECONDS)
+                if self._world.draining and not self._runner.busy:
+                    raise  # what could not be recorded is redone by the next life
                 for token in scheduler.overdue(self._world, time.monotonic()):
                     self._runner.stop(token)
                 await anyio.sleep(RETRY_SECONDS)
@@ -427,6 +429,9 @@ class Engine:
         for effect in effects:
             self._act(effect, announcements)
         self._undurable.add(*announcements)
+        for name in sorted({job.spec.solver for job in jobs if job.state not in TERMINAL} - set(self._config.solver)):
+            count = sum(job.spec.solver == name and job.state not in TERMINAL for job in jobs)
+            log.warning("solver.not_configured", solver=name, jobs=count, text="its jobs wait until it is configured")
         if jobs:
             log.info("daemon.recovered", jobs=len(jobs), interrupted=len(interrupted))
 
@@ -451,7 +456,7 @@ class Engine:
             case events.DeadlinePassed():
                 log.warning("attempt.timeout", id=event.id)
             case events.Lost():
-                log.warning("attempt.lost", id=event.id)
+                log.warning("attempt.interrupted", id=event.id)
             case events.BackoffOver():
                 log.info("job.retry", id=event.id)
             case _:

@@ -7,6 +7,7 @@ files lie beside this one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
@@ -75,6 +76,21 @@ def parse_job_file(data: bytes, name: str) -> JobFile:
         code = "job_file_key" if any(fault.unknown_key for fault in faults.found) else "job_file_value"
         raise Refused(code, f"{name}: {'; '.join(faults.lines(tomltext.locate(text)))}")
     return job
+
+
+def named_inputs(data: bytes) -> tuple[str, ...]:
+    """The names that a faulty job file still gives as its inputs, as far as they can be made out.
+
+    A job file that is rejected must not leave its inputs behind, to run without what it asked for.
+    """
+    text = data[:LARGEST_FILE].decode("utf-8-sig", errors="replace")
+    try:
+        named = tomltext.parse(text).get("inputs", [])
+    except ValueError:
+        found = re.search(r"^\s*inputs\s*=\s*\[([^\]]*)", text, re.MULTILINE)
+        named = re.findall(r"""["']([^"'\n]+)["']""", found[1]) if found else []
+    names = named if isinstance(named, list) else [named]
+    return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name and "/" not in name))
 
 
 def check_params(solver: SolverConfig, params: Mapping[str, Any]) -> dict[str, Scalar]:

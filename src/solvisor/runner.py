@@ -70,6 +70,11 @@ class Runner:
         self._stops: dict[str, bool] = {}  # what was asked to end, and whether at once
         self._stops_all: bool | None = None
 
+    @property
+    def busy(self) -> bool:
+        """Whether an attempt is under way."""
+        return bool(self._handles)
+
     def start(self, tasks: TaskGroup, job: Job, solver: SolverConfig, interruptions_max: int) -> None:
         """Stage, start and watch the current attempt of ``job`` in a task of its own; what becomes of it is posted."""
         self._handles[job.current.token] = None

@@ -133,6 +133,7 @@ class StoreUnavailable(StoreError):
 
     code = "store_unavailable"
     retryable = True
+    exit_status = 75
 
 
 class StoreFailed(StoreError):

@@ -111,7 +111,7 @@ class TestBareFiles:
             rename_in(run, "a.job.toml", 'inputs = ["a.dat"]')
             assert (await run.wait_job()).spec.solver == "careful"
 
-    @pytest.mark.parametrize("name", ["b.inp.part", "b.TMP", "~$b.inp", ".b.inp.Ab12Cd", "b.filepart"])
+    @pytest.mark.parametrize("name", ["a.job.part", "a.TMP", "~$a.msh", ".b.job.toml.Ab12Cd", "a.filepart"])
     async def test_beside_a_live_temporary_name_waits(self, tmp_path: Path, name: str) -> None:
         async with running(tmp_path) as run:
             (run.folder / name).touch()
@@ -260,13 +260,35 @@ class TestJobFiles:
             assert "gone.inc: no such file came within 1 s" in text
             assert not (run.folder / "a.inp").exists()
 
-    async def test_a_waiting_one_holds_bare_inputs_back_for_a_while(self, tmp_path: Path) -> None:
-        async with running(tmp_path, a_config(orphan_after="1500ms")) as run:
-            rename_in(run, "j.job.toml", 'inputs = ["gone.inp"]')
+    async def test_a_waiting_one_holds_back_only_what_it_names(self, tmp_path: Path) -> None:
+        async with running(tmp_path) as run:
+            rename_in(run, "j.job.toml", 'inputs = ["mine.inp", "to-come.inp"]')
+            rename_in(run, "mine.inp")
             rename_in(run, "other.inp")
-            await eventually(lambda: "held" in [w.why for _, w in run.inbox.waiting], "it is held back")
+            assert (await run.wait_job()).spec.source.path == "other.inp"
+            await run.wait_scans()
+            assert len(run.intakes) == 1
+            rename_in(run, "to-come.inp")
             await run.wait_intakes(2)
-            assert [intake.refusal is None for intake in run.intakes] == [False, True]
+            assert [fact.path for fact in run.intakes[1].spec.inputs] == [
+                "input/j.job.toml",
+                "input/mine.inp",
+                "input/to-come.inp",
+            ]
+
+    @pytest.mark.parametrize("order", [("p.job.toml", "p.inp"), ("p.inp", "p.job.toml")])
+    async def test_a_faulty_one_takes_its_inputs_along(self, tmp_path: Path, order: tuple[str, str]) -> None:
+        """They must not run without what it asked for."""
+        texts = {"p.job.toml": 'inputs = ["p.inp"]\nprioritiy = 3\n', "p.inp": "x"}
+        async with running(tmp_path) as run:
+            for name in order:
+                (run.folder / name).write_text(texts[name])
+            await run.wait_intakes(1)
+            await run.wait_scans()
+            (intake,) = run.intakes
+            assert intake.refusal is not None
+            assert intake.refusal[0] == "job_file_key"
+            assert len(intake.spec.inputs) == 2
 
 
 class TestFolders:

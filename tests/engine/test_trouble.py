@@ -180,6 +180,19 @@ async def test_a_changed_input_is_a_result(tmp_path: Path) -> None:
     assert "output/a.x" in [f["path"] for f in result["outputs"]]
 
 
+@pytest.mark.parametrize("change", [lambda file: file.write_text("INPUT\n"), Path.unlink], ids=["edited", "removed"])
+async def test_a_solver_that_changes_its_inputs_has_no_result(bench: Bench, change: Callable[[Path], object]) -> None:
+    async with bench.running() as running:
+        intake = bench.intake("a.x")
+        await running.accept([intake])
+        await launched(bench, 1)
+        change(bench.home.work / intake.id / "input" / "a.x")
+        bench.backend.handles[0].end()
+        result = await published(bench, intake.id)
+    assert (result["state"], result["cause"], result["code"]) == ("failed", "check", "input_changed")
+    assert "input/a.x" in result["message"]
+
+
 async def test_a_timeout_is_kept_while_the_store_cannot_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job that fills the disk is the one that has to be stopped."""
     bench = Bench(tmp_path / "home", CONFIG.replace("command =", 'timeout = "0.2s"\ncommand ='))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from solvisor import config
 from solvisor.errors import Refused
-from solvisor.jobfile import LARGEST_FILE, JobFile, check_params, parse_job_file
+from solvisor.jobfile import LARGEST_FILE, JobFile, check_params, named_inputs, parse_job_file
 from solvisor.model import Cause, Retry
 
 NAME = "beam.job.toml"
@@ -232,3 +232,21 @@ def test_all_wrong_values_are_named() -> None:
     with pytest.raises(Refused) as caught:
         check({"load": "x", "nope": 1, "steps": 0})
     assert str(caught.value).count("params.") == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('inputs = ["p.num"]\nprioritiy = 3\n', ("p.num",)),
+        ('inputs = ["p.num", "q.num", "p.num"]\nretry = { max = 200 }\n', ("p.num", "q.num")),
+        ('name = "unclosed\ninputs = [\n  "p.num",  # one\n  \'q.num\',\n]\n', ("p.num", "q.num")),
+        ('inputs = "p.num"\n', ("p.num",)),
+        ('inputs = ["../p.num", 3, ""]\n', ()),
+        ("= broken", ()),
+        ("\x00\xff", ()),
+    ],
+)
+def test_a_faulty_job_file_still_tells_which_inputs_are_not_to_run_without_it(
+    text: str, names: tuple[str, ...]
+) -> None:
+    assert named_inputs(text.encode()) == names

@@ -258,27 +258,44 @@ class TestBareInputs:
         "holder",
         [
             Thing("j.job.toml", Kind.JOB_FILE, seen(9.8)),
-            a_job_file("j.job.toml", "not-there"),
-            Thing("b.inp.part", Kind.TEMPORARY, seen(9.8)),
-            Thing(".b.inp.a1B2c3", Kind.TEMPORARY, seen(9.8)),
+            Thing("j.job.toml.part", Kind.TEMPORARY, seen(9.8)),
+            Thing("a.msh.part", Kind.TEMPORARY, seen(9.8)),
+            Thing(".a.job.toml.a1B2c3", Kind.TEMPORARY, seen(9.8)),
         ],
-        ids=["unsettled", "waiting", "part", "rsync"],
+        ids=["unsettled", "unfinished", "same stem", "rsync"],
     )
     def test_waits_while_something_may_name_it(self, holder: Thing) -> None:
         result = plan(10.0, an_input("a.inp"), holder)
         assert not result.picks
         assert ("a.inp", "held", holder.name) in [(w.name, w.why, w.on) for w in result.waits]
 
+    @pytest.mark.parametrize(
+        "other",
+        [
+            a_job_file("j.job.toml", "not-there"),
+            Thing("b.inp.part", Kind.TEMPORARY, seen(9.8)),
+            Thing(".ab.inp.a1B2c3", Kind.TEMPORARY, seen(9.8)),
+        ],
+        ids=["a job file that waits for others", "another upload", "another stem"],
+    )
+    def test_what_cannot_name_it_does_not_hold_it_back(self, other: Thing) -> None:
+        assert picked(plan(10.0, an_input("a.inp"), other)) == [("a.inp",)]
+
+    def test_an_unreadable_job_file_takes_its_namesakes_along(self) -> None:
+        broken = Thing("a.job.toml", Kind.JOB_FILE, seen(0.0), wants=None)
+        result = plan(10.0, broken, an_input("a.inp"), an_input("b.inp"))
+        assert sorted(picked(result)) == [("a.job.toml", "a.inp"), ("b.inp",)]
+
     @pytest.mark.parametrize("kind", [Kind.IGNORED, Kind.MARKER, Kind.FOLDER, Kind.INPUT])
     def test_other_names_hold_nothing_back(self, kind: Kind) -> None:
         assert ("a.inp",) in picked(plan(0.5, an_input("a.inp"), Thing("x", kind, seen(0.4))))
 
     def test_a_temporary_name_that_nobody_touches_holds_nothing_back(self) -> None:
-        left_over = Thing("b.inp.part", Kind.TEMPORARY, seen(0.0))
+        left_over = Thing("a.inp.part", Kind.TEMPORARY, seen(0.0))
         assert picked(plan(600.0, an_input("a.inp", 599.0), left_over)) == [("a.inp",)]
 
     def test_nothing_is_held_back_for_longer_than_orphan_after(self) -> None:
-        busy = Thing("b.inp.part", Kind.TEMPORARY, seen(599.9))
+        busy = Thing("a.inp.part", Kind.TEMPORARY, seen(599.9))
         assert plan(599.9, an_input("a.inp"), busy).due == 600.0
         assert picked(plan(600.0, an_input("a.inp"), busy)) == [("a.inp",)]
 

@@ -24,7 +24,7 @@ from solvisor.config import Config
 from solvisor.errors import Refused
 from solvisor.home import Home
 from solvisor.intake import FOLDER_JOB_FILE, candidates, folder_inputs, is_temporary
-from solvisor.jobfile import LARGEST_FILE, parse_job_file
+from solvisor.jobfile import LARGEST_FILE, named_inputs, parse_job_file
 from solvisor.spool import files
 from solvisor.spool.drops import FILES_MAX
 
@@ -205,9 +205,13 @@ class _Reader:
 def _read_wants(folder_fd: int, name: str) -> tuple[str, ...] | None:
     try:
         with open(files.open_file(name, folder_fd), "rb") as file:
-            return parse_job_file(file.read(LARGEST_FILE + 1), name).inputs
-    except (OSError, Refused):
+            data = file.read(LARGEST_FILE + 1)
+    except OSError:
         return None
+    try:
+        return parse_job_file(data, name).inputs
+    except Refused:
+        return named_inputs(data) or None
 
 
 def _open_route(solver: str, inbox_fd: int) -> int:

@@ -16,7 +16,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from solvisor.intake import is_ignored, is_job_file, is_temporary
+from solvisor.intake import JOB_FILE_SUFFIX, is_ignored, is_job_file, is_temporary
 
 from .settle import Seen, due, quiet, settled
 
@@ -48,7 +48,8 @@ _NEVER_AN_INPUT = (Kind.FOLDER, Kind.JOB_FILE, Kind.OTHER)
 class Thing:
     """One name of a folder of the inbox.
 
-    ``wants`` of a settled job file are the names it takes, ``None`` if it cannot be read and is to be rejected.
+    ``wants`` of a settled job file are the names it takes (also of a faulty one, which is rejected together with them),
+    ``None`` if none can be made out.
     ``fits`` of an input are the solvers that accept it. For a folder: ``unfinished``, it holds temporary names;
     ``complete``, it holds all that makes it a job.
     """
@@ -145,6 +146,36 @@ def sort_folder(things: Iterable[Thing], rules: Rules, taken: Callable[[str], Ea
     return _Sorter(things, rules, taken, now).sort()
 
 
+def stem(name: str) -> str:
+    """What names that belong together begin with: all up to the first dot, less the marks of temporary names."""
+    return name.lstrip(".~$").partition(".")[0]
+
+
+class _Holders:
+    """What may still name an input: a job file that is being written, or a temporary name of one or of its stem."""
+
+    def __init__(self, job_files: Iterable[Thing], there: Iterable[Thing]) -> None:
+        self._of_all: Thing | None = None
+        self._of_stem: dict[str, Thing] = {}
+        for thing in job_files:
+            self._of_all = _latest(self._of_all, thing)
+        for thing in there:
+            if thing.kind is Kind.TEMPORARY and JOB_FILE_SUFFIX in thing.name:
+                self._of_all = _latest(self._of_all, thing)
+            elif thing.kind is Kind.TEMPORARY:
+                called = stem(thing.name)
+                self._of_stem[called] = _latest(self._of_stem.get(called), thing)
+
+    def of(self, thing: Thing) -> Thing | None:
+        """The holder of this input that changed last."""
+        own = self._of_stem.get(stem(thing.name))
+        return self._of_all if own is None else _latest(self._of_all, own)
+
+
+def _latest(one: Thing | None, other: Thing) -> Thing:
+    return other if one is None or other.seen.since >= one.seen.since else one
+
+
 class _Sorter:
     def __init__(
         self, things: Iterable[Thing], rules: Rules, taken: Callable[[str], Earlier | None], now: float
@@ -163,11 +194,12 @@ class _Sorter:
                 self._job_file(thing)
         pending = [thing for thing in there if thing.kind is Kind.JOB_FILE and thing.name not in self._used]
         named = {name for job_file in pending for name in job_file.wants or ()}
-        holders = pending + [thing for thing in there if thing.kind is Kind.TEMPORARY]
-        holder = max(holders, key=lambda thing: thing.seen.since, default=None)
+        holders = _Holders(
+            [thing for thing in pending if not settled(thing.seen, self._rules.settle, self._now)], there
+        )
         for thing in there:
             if thing.kind is Kind.INPUT and thing.name not in named and thing.name not in self._used:
-                self._input(thing, holder)
+                self._input(thing, holders.of(thing))
             elif thing.kind is Kind.FOLDER:
                 self._folder(thing)
             elif thing.kind is Kind.OTHER and not self._unsettled(thing):
@@ -179,7 +211,7 @@ class _Sorter:
         if self._unsettled(job_file):
             return
         if job_file.wants is None:
-            self._pick(job_file)
+            self._pick(job_file, *self._namesakes(job_file))
             return
         present = [self._there[name] for name in job_file.wants if name in self._there]
         orphaned = max(thing.seen.since for thing in (job_file, *present)) + self._rules.orphan_after
@@ -206,6 +238,12 @@ class _Sorter:
             self._wait(job_file, "companion", until, name)
         if not waits:
             self._pick(job_file, *(thing for thing in present if thing.name not in lost), lost=lost)
+
+    def _namesakes(self, job_file: Thing) -> list[Thing]:
+        """The inputs that a job file which cannot be read must have been meant for: those with its stem."""
+        called = stem(job_file.name)
+        inputs = [t for t in self._there.values() if t.kind is Kind.INPUT and t.name not in self._used]
+        return [t for t in inputs if stem(t.name) == called and settled(t.seen, self._rules.settle, self._now)]
 
     def _missing(self, name: str, job_file: Thing) -> tuple[str, bool]:
         """Why a name is not there, and whether waiting for it is in vain: the job file was meant for what is gone."""

@@ -70,7 +70,7 @@ def prepare(
     env.update(script_env)
     env.update((key, environ[key]) for key in environ if any(fnmatchcase(key, glob) for glob in solver.pass_env))
     env.update(own)
-    program = _find(template.expand(solver.command[0], {}), name, config_dir, env.get("PATH", os.defpath))
+    program = find_program(template.expand(solver.command[0], {}), name, config_dir, env.get("PATH", os.defpath))
     return Prepared((program, *arguments), env)
 
 
@@ -139,8 +139,8 @@ def _values(solver: SolverConfig, name: str, spec: JobSpec, folder: Path) -> dic
     return values
 
 
-def _find(program: str, name: str, config_dir: Path, path: str) -> str:
-    """The absolute path of a program that can be executed."""
+def find_program(program: str, name: str, config_dir: Path, path: str) -> str:
+    """The absolute path of the program of the solver ``name``. Raises ``SpawnError`` if it cannot be executed."""
     if "/" not in program and os.sep not in program:
         found = shutil.which(program, path=path)
         if found is None:

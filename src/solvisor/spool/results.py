@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from solvisor.home import Home
 from solvisor.model import FileFact
+from solvisor.names import unescape_name
 
 from . import files
 from .move import PLAN
@@ -37,6 +38,10 @@ class Publication(Struct, frozen=True):
     id: str
     target: Literal["done", "failed", "rejected"]
     manifest: bytes
+
+
+_CLOCK_GRAIN_US = 10_000
+"""File times come from a coarse clock, up to a tick behind."""
 
 
 class Survey(NamedTuple):
@@ -110,6 +115,14 @@ class Results:
             listed += _others(job_fd)
         return Survey(tuple(listed), frozenset(staged))
 
+    def altered_inputs(self, job_id: str, inputs: Sequence[FileFact], since_us: int) -> list[str]:
+        """Those of ``inputs``, by their paths, that are not in ``input/`` any more as they were dropped.
+
+        Only files that were touched since ``since_us`` (UTC microseconds) are read again. Raises ``OSError``.
+        """
+        with self._job_folder(job_id) as job_fd:
+            return [fact.path for fact in inputs if _is_altered(fact, job_fd, since_us)]
+
     def keep(self, batch: Sequence[tuple[str, Survey]]) -> list[OSError | None]:
         """Make durable what was surveyed, under one set of fsyncs, without the inputs that were only staged.
 
@@ -151,6 +164,15 @@ class Results:
             with _Batch(self._home) as part:
                 published += part.publish(batch[start : start + _BATCH_MAX], errors)
         return published, errors
+
+
+def _is_altered(fact: FileFact, job_fd: int, since_us: int) -> bool:
+    path = unescape_name(fact.path)
+    found = files.lstat(path, job_fd)
+    if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != fact.size:
+        return True
+    touched = found.st_ctime_ns // 1000 >= since_us - _CLOCK_GRAIN_US
+    return touched and files.hash_file(path, job_fd) != (fact.size, fact.sha256)
 
 
 def _put_aside(job_fd: int, name: str) -> None:
