@@ -69,7 +69,7 @@ DROPS = (
     Drop("rumoca", "", ("modelica/Bad.mo",), "failed", "exit", "unexpected `end`"),
     Drop("rumoca", "", ("modelica/tank.job.toml", "modelica/Tank.mo", "modelica/Valve.mo"), "succeeded"),
     Drop("rumoca", "rumoca", ("modelica/Tank.mo",), "failed", "exit", "'valve.level'"),  # without Valve.mo
-    Drop("rumoca", "", ("modelica/pump.job.toml",), "rejected", None, "priority"),
+    Drop("rumoca", "", ("modelica/pump.job.toml", "modelica/Pump.mo"), "rejected", None, "priority"),
     Drop("ccx", "", ("ccx/beam.inp",), "succeeded"),
     Drop("ccx", "", ("ccx/beam_bad.inp",), "failed", "exit", "no elastic constants"),
     Drop("ccx", "", ("ccx/beam_garbage.inp",), "failed", "check", "unknown element type"),

@@ -15,6 +15,8 @@ Rules:
 - An orphan goes with the attempt whose session, token or files it has. One without any such clue is killed as soon as
   no attempt that could have started it is left running.
 
+One file, if a long one: all these rules guard the same few numbers, and who signals, reaps or looks must see them all.
+
 This module must not know event loops, jobs or the store. Its listeners are called on its threads and must not block.
 """
 
