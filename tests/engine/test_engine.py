@@ -6,13 +6,13 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
 import anyio
 import pytest
 
-from scripted import CONFIG, Bench, launched, published
+from scripted import Bench, launched, published
 from solvisor import engine as module
 from solvisor.errors import SpawnError
 from solvisor.interfaces import AttemptSpec
@@ -21,16 +21,11 @@ from solvisor.store import StoreUnavailable
 from waiting import eventually, wait_until
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path / "home", CONFIG)
-
-
 async def test_no_process_before_its_attempt_is_recorded(bench: Bench) -> None:
     seen: list[str] = []
 
     def look(spec: AttemptSpec) -> None:
-        with sqlite3.connect(f"file:{bench.home.db}?mode=ro", uri=True) as other:
+        with closing(sqlite3.connect(f"file:{bench.home.db}?mode=ro", uri=True)) as other:
             seen.extend(row[0] for row in other.execute("SELECT token FROM attempts"))
         assert spec.token.split("/")[1] in seen, "the process would exist before its row"
 

@@ -26,11 +26,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "RETRY_SECONDS", 0.01)
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path / "home", CONFIG)
-
-
 def failing(times: int, error: Exception, then: Callable[..., Any]) -> Callable[..., Any]:
     """``then``, but the first calls raise."""
     left = iter([error] * times)
@@ -155,9 +150,9 @@ async def test_collecting_that_ends_the_daemon_again_and_again_is_given_up(
     assert (result["state"], result["cause"]) == ("failed", "lost")
 
 
-async def test_a_stale_input_is_not_taken_for_a_result(tmp_path: Path) -> None:
+async def test_a_stale_input_is_not_taken_for_a_result(make_bench: Callable[[str], Bench]) -> None:
     """A case folder that still holds last week's result is dropped, and the solver writes nothing."""
-    bench = Bench(tmp_path / "home", CONFIG + '[solver.x.success]\noutputs = ["a.x"]\n')
+    bench = make_bench(CONFIG + '[solver.x.success]\noutputs = ["a.x"]\n')
     async with bench.running() as running:
         intake = bench.intake("a.x")
         await running.accept([intake])
@@ -167,8 +162,8 @@ async def test_a_stale_input_is_not_taken_for_a_result(tmp_path: Path) -> None:
     assert (result["state"], result["cause"], result["code"]) == ("failed", "check", "output_missing")
 
 
-async def test_a_changed_input_is_a_result(tmp_path: Path) -> None:
-    bench = Bench(tmp_path / "home", CONFIG + '[solver.x.success]\noutputs = ["a.x"]\n')
+async def test_a_changed_input_is_a_result(make_bench: Callable[[str], Bench]) -> None:
+    bench = make_bench(CONFIG + '[solver.x.success]\noutputs = ["a.x"]\n')
     async with bench.running() as running:
         intake = bench.intake("a.x")
         await running.accept([intake])
@@ -193,9 +188,11 @@ async def test_a_solver_that_changes_its_inputs_has_no_result(bench: Bench, chan
     assert "input/a.x" in result["message"]
 
 
-async def test_a_timeout_is_kept_while_the_store_cannot_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_timeout_is_kept_while_the_store_cannot_write(
+    make_bench: Callable[[str], Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The job that fills the disk is the one that has to be stopped."""
-    bench = Bench(tmp_path / "home", CONFIG.replace("command =", 'timeout = "0.2s"\ncommand ='))
+    bench = make_bench(CONFIG.replace("command =", 'timeout = "0.2s"\ncommand ='))
     record = bench.store.record
     full = threading.Event()
 
