@@ -21,6 +21,7 @@ from .config import SolverConfig
 from .errors import SpawnError
 from .events import Event, Exited, Gone, Lost, Spawned, SpawnFailed
 from .home import Home
+from .intake import FOLDER_JOB_FILE, is_job_file
 from .interfaces import AttemptSpec, Backend, Handle
 from .model import Job
 from .names import printable
@@ -161,4 +162,4 @@ class Runner:
 def _job_files(job: Job) -> list[str]:
     """Inputs that speak to Solvisor and not to the solver."""
     names = [fact.path.removeprefix("input/") for fact in job.spec.inputs]
-    return [name for name in names if name == "job.toml" or (name.endswith(".job.toml") and "/" not in name)]
+    return [name for name in names if name == FOLDER_JOB_FILE or (is_job_file(name) and "/" not in name)]

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from scripted import Bench, launched, published
 from solvisor import engine as module
 from solvisor.errors import SpawnError
 from solvisor.interfaces import AttemptSpec
-from solvisor.model import Cause, Retry
+from solvisor.model import Cause, FileFact, Retry
 from solvisor.store import StoreUnavailable
 from waiting import eventually, wait_until
 
@@ -267,3 +270,20 @@ async def test_a_refusal_ends_in_rejected_with_its_message(bench: Bench) -> None
         result = await published(bench, intake.id)
     assert (result["state"], result["code"], result["message"]) == ("rejected", "solver", "no solver takes a.x")
     assert (bench.home.rejected / intake.id / "input" / "a.x").exists()
+
+
+@pytest.mark.parametrize("name", ["case.job.toml", "CASE.JOB.TOML", "job.toml"])
+async def test_a_job_file_is_for_us_and_not_for_the_solver(bench: Bench, name: str) -> None:
+    async with bench.running() as engine:
+        intake = bench.intake("a.x")
+        text = b'solver = "x"\n'
+        (bench.home.work / intake.id / "input" / name).write_bytes(text)
+        fact = FileFact(f"input/{name}", len(text), hashlib.sha256(text).hexdigest())
+        spec = replace(intake.spec, inputs=(*intake.spec.inputs, fact))
+        await engine.accept([replace(intake, spec=spec)])
+        await launched(bench, 1)
+        staged = [path.name for path in Path(bench.backend.handles[0].spec.cwd).iterdir()]
+        bench.backend.handles[0].end()
+        result = await published(bench, intake.id)
+    assert staged == ["a.x"]
+    assert result["state"] == "succeeded"
