@@ -139,6 +139,7 @@ class Bench:
 
             async def live() -> None:
                 await self.engine.run(
+                    jobs=self.store.live_jobs(),
                     adopted=adopted,
                     alive=alive,
                     survivors=lambda: self.survivors,

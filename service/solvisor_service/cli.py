@@ -48,11 +48,10 @@ def _config_check(arguments: argparse.Namespace) -> int:
 
     loaded = config.load(_config(arguments))
     loaded.limits(host.usable_cpus(), host.total_memory_bytes())
+    command.source_environments(loaded, os.environ)
     warnings = list(loaded.warnings)
     here, path = loaded.path.parent, os.environ.get("PATH", os.defpath)
     for name, solver in loaded.solver.items():
-        if solver.env_script is not None:
-            command.source_environment(here / solver.env_script, os.environ)
         try:
             command.find_program(solver.command[0], name, here, solver.env.get("PATH", path))
         except SpawnError as error:

@@ -6,6 +6,7 @@ engine's own recovery, READY, inbox. Order of stop: the reverse. Nothing here de
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import socket
@@ -32,7 +33,7 @@ from solvisor.inbox import Inbox
 from solvisor.intake import decide
 from solvisor.process import posix
 from solvisor.runner import Runner
-from solvisor.solvers.command import source_environment
+from solvisor.solvers.command import source_environments
 from solvisor.spool import Claims, NotDurable, Results, ignore_lease_breaks
 from solvisor.store import Store
 
@@ -63,7 +64,7 @@ def serve(home_path: Path, config_path: Path) -> int:
             log.warning("config.warning", text=warning)
         store = Store.open(home.db)
         stack.callback(store.close)
-        scripts = _source_scripts(config)
+        scripts = source_environments(config, os.environ)
         ignore_lease_breaks()
         try:
             anyio.run(partial(_run, config, home, store, scripts), backend_options={"use_uvloop": _has_uvloop()})
@@ -107,6 +108,7 @@ async def _run(config: Config, home: Home, store: Store, scripts: Mapping[str, M
         tasks.start_soon(_obey_signals, engine)
         tasks.start_soon(_feed_watchdog)
         await engine.run(
+            jobs=live,
             adopted=adopted,
             alive=alive,
             survivors=partial(posix.survivors, home_id),
@@ -115,13 +117,6 @@ async def _run(config: Config, home: Home, store: Store, scripts: Mapping[str, M
         )
         tasks.cancel_scope.cancel()
     log.info("daemon.stopped", home=str(home.root))
-
-
-def _source_scripts(config: Config) -> dict[str, dict[str, str]]:
-    """What each solver's ``env_script`` makes of our environment, by the solver's name."""
-    here = config.path.parent
-    named = {name: solver.env_script for name, solver in config.solver.items() if solver.env_script is not None}
-    return {name: source_environment(here / script, os.environ) for name, script in named.items()}
 
 
 def _ready(home: Home, config: Config) -> None:
@@ -188,8 +183,4 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _has_uvloop() -> bool:
-    try:
-        import uvloop  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return importlib.util.find_spec("uvloop") is not None

@@ -52,12 +52,12 @@ class Collector:
 
     def _collect(self, batch: Sequence[Job]) -> list[Verdict | None]:
         examined = [self._examine(job) for job in batch]
-        whole = [(job, at, found[1]) for at, (job, found) in enumerate(zip(batch, examined, strict=True)) if found[1]]
         verdicts = [verdict for verdict, _ in examined]
-        errors = self._results.keep([(job.id, survey) for job, _, survey in whole])
-        for (job, at, _), error in zip(whole, errors, strict=True):
+        surveys = {at: survey for at, (_, survey) in enumerate(examined) if survey is not None}
+        errors = self._results.keep([(batch[at].id, survey) for at, survey in surveys.items()])
+        for at, error in zip(surveys, errors, strict=True):
             if error is not None:
-                verdicts[at] = _unreadable(job, error)
+                verdicts[at] = _unreadable(batch[at], error)
         return verdicts
 
     def _examine(self, job: Job) -> tuple[Verdict | None, Survey | None]:

@@ -161,6 +161,7 @@ class Engine:
     async def run(
         self,
         *,
+        jobs: Sequence[Job],
         adopted: Sequence[Intake],
         alive: Collection[str],
         survivors: Callable[[], Collection[str]],
@@ -169,16 +170,17 @@ class Engine:
     ) -> None:
         """Recover, then serve until drained.
 
-        ``adopted`` are claims of an earlier life without a row; ``alive`` the tokens of earlier attempts whose
-        processes would not die, and ``survivors`` (blocking) tells which of them still live. ``intake`` feeds
-        ``accept`` until it is cancelled; it starts once recovery is recorded and ``ready`` was called.
+        ``jobs`` are the rows that an earlier life left unpublished, ``adopted`` its claims without a row; ``alive`` the
+        tokens of earlier attempts whose processes would not die, and ``survivors`` (blocking) tells which of them still
+        live. ``intake`` feeds ``accept`` until it is cancelled; it starts once recovery is recorded and ``ready`` was
+        called.
         """
         async with anyio.create_task_group() as self._tasks:
             for _ in range(COLLECTING_THREADS):
                 self._tasks.start_soon(self._collect)
             self._tasks.start_soon(self._hardener)
             self._tasks.start_soon(self._publisher)
-            await self._recover(alive)
+            await self._recover(jobs, alive)
             if alive:
                 self._tasks.start_soon(self._outlive, survivors)
             self._intakes.append((adopted, anyio.Event()))
@@ -404,9 +406,8 @@ class Engine:
 
     # --- the earlier life -------------------------------------------------------------------------------------------
 
-    async def _recover(self, alive: Collection[str]) -> None:
+    async def _recover(self, jobs: Sequence[Job], alive: Collection[str]) -> None:
         """Take up every job that an earlier life left: wait again, run again, judge, or publish."""
-        jobs = await self._in_store(self._store.live_jobs)
         open_ids = {job.id for job in jobs if job.state not in TERMINAL}
         announcements: list[Callable[[], None]] = []
         effects: list[Effect] = []

@@ -244,7 +244,8 @@ class Store:
             for start in range(0, len(wanted), _STATES_AT_ONCE):
                 part = wanted[start : start + _STATES_AT_ONCE]
                 marks = ", ".join("?" * len(part))
-                rows = self._connection.execute(f"SELECT id, state FROM jobs WHERE id IN ({marks})", part)  # noqa: S608
+                query = f"SELECT id, state FROM jobs WHERE id IN ({marks})"  # noqa: S608  marks are question marks
+                rows = self._connection.execute(query, part)
                 found |= {job_id: State(state) for job_id, state in rows}
         return found
 

@@ -23,6 +23,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import structlog
 
+from solvisor.clock import now_us
 from solvisor.config import Config
 from solvisor.home import Home, IdMaker
 from solvisor.intake import JOB_FILE_SUFFIX, decide
@@ -201,8 +202,8 @@ class Inbox:
     async def _round(
         self, scanner: Scanner, drops: Sequence[Drop], accept: Callable[[Sequence[Intake]], Awaitable[None]]
     ) -> None:
-        now_us = time.time_ns() // 1000
-        takes = [self._take(drop, now_us) for drop in drops]
+        claimed_us = now_us()
+        takes = [self._take(drop, claimed_us) for drop in drops]
         answers = await self._in_thread(partial(self._claim, takes))
         taken: list[tuple[Drop, Taken]] = []
         for drop, answer in zip(drops, answers, strict=True):

@@ -38,6 +38,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+from solvisor.clock import now_us
 from solvisor.errors import SpawnError
 from solvisor.interfaces import AttemptSpec
 
@@ -339,7 +340,7 @@ class Processes:
 
     def _leader_exited(self, tree: Tree) -> None:
         self._epoll.unregister(tree.pidfd)
-        tree.exited_us = time.time_ns() // 1000
+        tree.exited_us = now_us()
         self._ending.add(tree)
         if tree.killed:
             self._reap_leader(tree)

@@ -10,9 +10,9 @@ import math
 import os
 import subprocess
 import sys
-import time
 from typing import Protocol
 
+from solvisor.clock import now_us
 from solvisor.errors import SpawnError
 from solvisor.interfaces import AttemptSpec
 from solvisor.model import ExitFacts, Usage
@@ -119,7 +119,7 @@ class Tree:
         return ExitFacts(
             exit_code=code if code is not None and code >= 0 else None,
             signal=-code if code is not None and code < 0 else None,
-            finished_us=self.exited_us or time.time_ns() // 1000,
+            finished_us=self.exited_us or now_us(),
             usage=Usage(
                 cpu_user_seconds=self.cpu_user if reaped else None,
                 cpu_system_seconds=self.cpu_system if reaped else None,

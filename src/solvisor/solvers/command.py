@@ -20,7 +20,7 @@ from pathlib import Path, PurePath
 from typing import Final, NamedTuple
 
 from solvisor import template
-from solvisor.config import SolverConfig
+from solvisor.config import Config, SolverConfig
 from solvisor.errors import ConfigError, SpawnError
 from solvisor.model import JobSpec
 from solvisor.params import param_text
@@ -72,6 +72,13 @@ def prepare(
     env.update(own)
     program = find_program(template.expand(solver.command[0], {}), name, config_dir, env.get("PATH", os.defpath))
     return Prepared((program, *arguments), env)
+
+
+def source_environments(config: Config, environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """What each solver's ``env_script`` makes of ``environ``, by the solver's name. Raises ``ConfigError``."""
+    here = config.path.parent
+    named = {name: solver.env_script for name, solver in config.solver.items() if solver.env_script is not None}
+    return {name: source_environment(here / script, environ) for name, script in named.items()}
 
 
 def source_environment(script: Path, environ: Mapping[str, str]) -> dict[str, str]:
