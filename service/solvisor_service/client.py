@@ -1,0 +1,281 @@
+"""The client of the status socket: one blocking request at a time, HTTP over a Unix socket.
+
+Rules: only the standard library and msgspec, for every client verb pays for what is imported here. What the daemon
+refuses comes back as the error that ends the command line with the right status. It knows routes, not what is printed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import secrets
+import socket
+import stat
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, ClassVar, TypeVar
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from solvisor.errors import SolvisorError
+from solvisor.views import BatchRule, BatchView, Explanation, JobPage, JobView, Problem, Status, Submitted
+
+T = TypeVar("T")
+
+PATH_MAX = 107
+"""Bytes in the path of a Unix socket; a longer one is reached through its folder."""
+
+CHUNK = 1 << 16
+ANSWER_SECONDS = 30.0
+"""How long the daemon may take to begin an answer, beside what it was asked to wait."""
+
+
+class NotRunning(SolvisorError):
+    """No daemon answers for this home."""
+
+    code = "not_running"
+    exit_status = 3
+
+
+class NotPermitted(SolvisorError):
+    """This user may not use the socket."""
+
+    code = "not_permitted"
+    exit_status = 77
+
+
+class RequestRefused(SolvisorError):
+    """The daemon refused a request. ``problem`` holds its code and what to do."""
+
+    code = "refused"
+    _STATUS: ClassVar[Mapping[str, int]] = {
+        "no_such_job": 4,
+        "no_such_batch": 4,
+        "ambiguous_job": 2,
+        "usage": 2,
+        "unavailable": 75,
+        "not_permitted": 77,
+    }
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        super().__init__(problem.detail)
+
+    @property
+    def exit_status(self) -> int:  # type: ignore[override]  # it depends on the code of the answer
+        """As the command line documents it: 4 no such job, 2 usage, 75 try again later, else 1."""
+        return self._STATUS.get(self.problem.code, 1)
+
+
+class Upload(msgspec.Struct, frozen=True):
+    """One file of a submission: the name it gets beside the others (``mesh/part.inc`` too), and where it lies."""
+
+    name: str
+    path: Path
+
+
+class Client:
+    """Talks to the daemon of one home."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._socket = home / "run" / "solvisor.sock"
+
+    # --- questions --------------------------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """The daemon at this moment."""
+        return self._get("/v1/status", Status)
+
+    def jobs(self, *, limit: int = 100, cursor: str | None = None, **filters: str | Sequence[str] | None) -> JobPage:
+        """A page of jobs, newest first. Filters: state (several), solver, user, project, batch, since."""
+        query: dict[str, object] = {"limit": limit, "cursor": cursor, **filters}
+        return self._get("/v1/jobs", JobPage, query)
+
+    def job(self, job: str, *, wait: float | None = None) -> JobView:
+        """One job, named by its id, a unique prefix, or ``last``; with ``wait`` up to so many seconds for its end."""
+        return self._get(f"/v1/jobs/{quote(job, safe='')}", JobView, {"wait": wait}, patience=wait or 0.0)
+
+    def manifest(self, job: str) -> bytes:
+        """The bytes of ``manifest.json`` of a finished job."""
+        return self._bytes(f"/v1/jobs/{quote(job, safe='')}/manifest")
+
+    def explain(self, job: str) -> Explanation:
+        """Why a job is where it is."""
+        return self._get(f"/v1/jobs/{quote(job, safe='')}/explain", Explanation)
+
+    def log(
+        self, job: str, which: str, *, offset: int | None = None, tail: int | None = None, attempt: int | None = None
+    ) -> tuple[bytes, int]:
+        """A piece of ``stdout`` or ``stderr`` (at most 1 MiB) and the offset after it.
+
+        ``offset`` is where to begin, ``tail`` how many of the last bytes; ``attempt`` an earlier try.
+        """
+        path = f"/v1/jobs/{quote(job, safe='')}/logs/{which}"
+        with self._request("GET", path, {"offset": offset, "tail": tail, "try": attempt}) as answer:
+            return answer.read(), int(answer.headers["Solvisor-Offset"])
+
+    @contextlib.contextmanager
+    def file(self, job: str, path: str) -> Iterator[IO[bytes]]:
+        """A file that the manifest of a finished job names, to be read."""
+        with self._request("GET", f"/v1/jobs/{quote(job, safe='')}/files/{quote(path)}") as answer:
+            yield answer
+
+    def batch(self, batch: str, *, wait: float | None = None) -> BatchView:
+        """A batch; with ``wait`` up to so many seconds until another of its jobs is finished."""
+        return self._get(f"/v1/batches/{quote(batch, safe='')}", BatchView, {"wait": wait}, patience=wait or 0.0)
+
+    # --- orders -----------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        uploads: Sequence[Upload],
+        job: Mapping[str, Any] | bytes | None = None,
+        *,
+        batch: str | None = None,
+        key: str | None = None,
+    ) -> Submitted:
+        """Send files and wishes; returns when the job is durable.
+
+        ``job`` are the keys of a job file as a mapping, or the bytes of a job file (TOML); without ``inputs`` in it the
+        files are the inputs, in their order. With a ``key`` the same submission sent again is the same job.
+        """
+        boundary = secrets.token_hex(16)
+        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        if key is not None:
+            headers["Idempotency-Key"] = key
+        with self._request("POST", "/v1/jobs", {"batch": batch}, _multipart(boundary, uploads, job), headers) as answer:
+            return msgspec.json.decode(answer.read(), type=Submitted)
+
+    def cancel(self, job: str) -> JobView:
+        """End a job."""
+        return self._post(f"/v1/jobs/{quote(job, safe='')}/cancel", JobView)
+
+    def retry(self, job: str) -> Submitted:
+        """Make a new job of a finished one."""
+        return self._post(f"/v1/jobs/{quote(job, safe='')}/retry", Submitted)
+
+    def pause(self, solver: str | None, note: str | None = None) -> Status:
+        """Start nothing more of ``solver``, or of any."""
+        return self._post("/v1/pause", Status, {"solver": solver, "note": note})
+
+    def resume(self, solver: str | None) -> Status:
+        """Take a pause back; ``None`` takes back the pause of everything."""
+        return self._post("/v1/resume", Status, {"solver": solver})
+
+    def open_batch(self, rule: BatchRule) -> BatchView:
+        """A new batch, to submit jobs into."""
+        return self._post("/v1/batches", BatchView, rule)
+
+    def close_batch(self, batch: str) -> BatchView:
+        """No more jobs come."""
+        return self._post(f"/v1/batches/{quote(batch, safe='')}/close", BatchView)
+
+    def cancel_batch(self, batch: str, *, running: bool) -> BatchView:
+        """Cancel what is queued, with ``running`` also what runs; nothing more of it is started."""
+        return self._post(f"/v1/batches/{quote(batch, safe='')}/cancel", BatchView, {"running": running})
+
+    # --- HTTP -------------------------------------------------------------------------------------------------------
+
+    def _get(self, path: str, kind: type[T], query: Mapping[str, object] | None = None, *, patience: float = 0.0) -> T:
+        with self._request("GET", path, query, patience=patience) as answer:
+            return msgspec.json.decode(answer.read(), type=kind)
+
+    def _bytes(self, path: str) -> bytes:
+        with self._request("GET", path) as answer:
+            return answer.read()
+
+    def _post(self, path: str, kind: type[T], body: object = None) -> T:
+        data = b"" if body is None else msgspec.json.encode(body)
+        with self._request("POST", path, body=data, headers={"Content-Type": "application/json"}) as answer:
+            return msgspec.json.decode(answer.read(), type=kind)
+
+    @contextlib.contextmanager
+    def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, object] | None = None,
+        body: bytes | Iterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        patience: float = 0.0,
+    ) -> Iterator[http.client.HTTPResponse]:
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        target = f"{path}?{urlencode(given, doseq=True)}" if given else path
+        connection = _Connection(self._socket, ANSWER_SECONDS + patience)
+        try:
+            connection.request(
+                method, target, body, dict(headers or {}), encode_chunked=not isinstance(body, bytes | None)
+            )
+            answer = connection.getresponse()
+            if answer.status >= 400:
+                raise _refusal(answer.status, answer.read())
+            yield answer
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise NotRunning(
+                f"no daemon is running on {self._home}; start it with: solvisor serve --home {self._home}"
+            ) from None
+        except PermissionError:
+            raise NotPermitted(
+                f"you may not use {self._socket}: it is open to the daemon's user and its group; "
+                "ask its operator to add you to that group"
+            ) from None
+        except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            reason = str(error) or type(error).__name__
+            raise NotRunning(f"the daemon on {self._home} broke off the answer ({reason}); see its log") from error
+        finally:
+            connection.close()
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over the Unix socket at ``path``."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("solvisor", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect; a path that is too long for a socket is reached through its folder."""
+        if sys.platform == "win32":
+            raise NotRunning("the status socket is not there on Windows yet")
+        with contextlib.ExitStack() as cleanup:
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock.settimeout(self.timeout)
+            address = os.fspath(self._path)
+            if len(os.fsencode(address)) > PATH_MAX:
+                folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+                cleanup.callback(os.close, folder)
+                address = f"/proc/self/fd/{folder}/{self._path.name}"
+            self.sock.connect(address)
+
+
+def _refusal(status: int, body: bytes) -> RequestRefused:
+    try:
+        problem = msgspec.json.decode(body, type=Problem)
+    except msgspec.DecodeError:
+        text = body[:200].decode(errors="replace").strip()
+        problem = Problem(title="refused", status=status, detail=f"the daemon answered {status}: {text}", code="http")
+    return RequestRefused(problem)
+
+
+def _multipart(boundary: str, uploads: Sequence[Upload], job: Mapping[str, Any] | bytes | None) -> Iterator[bytes]:
+    """The parts of a submission; of a file no more is held in memory than one chunk."""
+    if job is not None:
+        kind, data = ("toml", job) if isinstance(job, bytes) else ("json", msgspec.json.encode(job))
+        yield f'--{boundary}\r\nContent-Disposition: form-data; name="job"\r\n'.encode()
+        yield f"Content-Type: application/{kind}\r\n\r\n".encode() + data + b"\r\n"
+    for upload in uploads:
+        name = quote(upload.name, safe="")
+        with upload.path.open("rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise IsADirectoryError(f"{upload.path} is not a regular file")
+            disposition = f"Content-Disposition: form-data; name=\"file\"; filename*=UTF-8''{name}"
+            yield f"--{boundary}\r\n{disposition}\r\n\r\n".encode()
+            while chunk := file.read(CHUNK):
+                yield chunk
+        yield b"\r\n"
+    yield f"--{boundary}--\r\n".encode()
