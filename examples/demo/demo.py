@@ -33,7 +33,7 @@ if sys.platform == "win32":
 import fcntl
 
 EXAMPLES = Path(__file__).resolve().parent.parent
-INPUTS = EXAMPLES / "inputs"
+INPUTS = (EXAMPLES / "inputs", EXAMPLES.parent / "service" / "solvisor_service" / "profiles" / "examples")
 MARKER = ".made-by-the-demo"
 RESULTS = ("done", "failed", "rejected")
 
@@ -45,7 +45,7 @@ STOP_SECONDS = 30.0
 class Drop(NamedTuple):
     """What is copied into ``inbox/<folder>``, and how it must end.
 
-    ``files`` lie below ``examples/inputs``; the first is what the job is known by. ``says`` must be part of the
+    ``files`` lie below one of ``INPUTS``; the first is what the job is known by. ``says`` must be part of the
     manifest's message.
     """
 
@@ -75,7 +75,7 @@ DROPS = (
     Drop("ccx", "", ("ccx/beam_garbage.inp",), "failed", "check", "unknown element type"),
     Drop("glpsol", "", ("glpsol/diet.mod",), "succeeded"),
     Drop("glpsol", "", ("glpsol/bad.mod",), "failed", "exit", "syntax error"),
-    Drop("glpsol-lp", "glpsol-lp", ("glpsol/infeasible.lp",), "failed", "check", "NO PRIMAL FEASIBLE SOLUTION"),
+    Drop("glpsol-lp", "glpsol-lp", ("glpsol-lp/infeasible.lp",), "failed", "check", "NO PRIMAL FEASIBLE SOLUTION"),
     Drop("glpsol-lp", "", ("cbc/knapsack.lp",), "rejected", None, "inbox/cbc"),  # it fits cbc as well
     Drop("ngspice", "", ("ngspice/rc_batch.cir",), "succeeded"),
     Drop("ngspice", "", ("ngspice/bad.cir",), "failed", "exit", "Error on line 3"),
@@ -207,7 +207,7 @@ def put(home: Path, drop: Drop) -> None:
     folder = home / "inbox" / drop.folder
     folder.mkdir(exist_ok=True)
     for name in drop.files:
-        source = INPUTS / name
+        source = next(root / name for root in INPUTS if (root / name).exists())
         if source.is_dir():
             shutil.copytree(source, folder / source.name)
         else:

@@ -1,0 +1,2 @@
+# R exits with 1.
+stop("no measurements in this folder")
