@@ -50,9 +50,14 @@ BAD = Verdict(Cause.EXIT, "exit_3", "the matrix is singular")
 
 
 def make_demand(
-    solver: str = "ccx", cpus: int = 1, memory_bytes: int = 0, licenses: tuple[tuple[str, int], ...] = ()
+    solver: str = "ccx",
+    cpus: int = 1,
+    memory_bytes: int = 0,
+    licenses: tuple[tuple[str, int], ...] = (),
+    batch: str | None = None,
+    batch_jobs: int = 0,
 ) -> Demand:
-    return Demand(solver, cpus, memory_bytes, licenses)
+    return Demand(solver, cpus, memory_bytes, licenses, batch, batch_jobs)
 
 
 def make_limits(
@@ -164,7 +169,7 @@ class Story:
         return machine.apply(self.world, Cancel(job_id, self.now_us))
 
     def published(self, job_id: str) -> list[Effect]:
-        self.world.take_changed()
+        self.world.take_changes()
         return machine.apply(self.world, Published(job_id))
 
     def start(self, job_id: str, settings: Settings | None = None) -> None:

@@ -106,13 +106,13 @@ class Bench:
         self.store = Store.open(self.home.db)
         self.ids = IdMaker()
         self.backend = ScriptedBackend()
+        self.results = Results(self.home)
         self.survivors: set[str] = set()
         self.engine: Engine
 
     @asynccontextmanager
     async def running(self, adopted: Sequence[Intake] = (), alive: Sequence[str] = ()) -> AsyncIterator[Engine]:
         """A life of an engine; at the end it is dropped as by ``kill -9`` unless it drained by itself."""
-        results = Results(self.home)
         ready = anyio.Event()
         self.backend = ScriptedBackend()
         self.engine = Engine(
@@ -120,13 +120,13 @@ class Bench:
             limits=self.config.limits(4, 8 << 30),
             host=socket.gethostname(),
             store=self.store,
-            results=results,
-            collector=Collector(self.home, results),
+            results=self.results,
+            collector=Collector(self.home, self.results),
             make_runner=lambda post: Runner(
                 home=self.home,
                 home_id=HOME_ID,
                 boot_id="boot",
-                results=results,
+                results=self.results,
                 backend=self.backend,
                 environ={"PATH": "/usr/bin:/bin"},
                 script_environ={},

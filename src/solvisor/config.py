@@ -46,10 +46,12 @@ from .units import format_size
 LARGEST_FILE: Final = 1 << 20
 LATER_KINDS: Final = ("server", "omc", "python")
 ExitCode = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
+NotifyEvent = Literal["succeeded", "failed", "cancelled", "rejected", "skipped", "batch"]
 RetryCause = Literal["spawn", "exit", "signal", "timeout", "stalled", "oom", "check", "server"]
 
 _SHELLS: Final = ("sh", "bash", "dash", "zsh", "ksh", "cmd", "powershell", "pwsh")
 _IN_OUTPUTS: Final = ("stem",)
+_BY_USERS: Final = ("input", "stem", "name", "message", "project")
 
 
 class Daemon(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -141,6 +143,28 @@ class SolverConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         return self.retry_table.rule()
 
 
+NOTIFY_PLACEHOLDERS: Final = (
+    *("event", "id", "name", "state", "cause", "message", "solver", "user", "project", "folder", "manifest"),
+    *("batch", "total", "succeeded", "failed", "cancelled", "rejected", "skipped"),
+)
+"""What ``[notify] command`` may name. ``event`` is the word of ``on`` that led to it; a value that makes no sense for
+the event is empty."""
+
+
+class Notify(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A program that tells people what became of a job. It runs once the result is published and never affects it."""
+
+    command: Annotated[
+        tuple[Argument, ...],
+        doc(f"Program and arguments, never a shell line: {' '.join(f'{{{name}}}' for name in NOTIFY_PLACEHOLDERS)}."),
+    ]
+    on: Annotated[tuple[NotifyEvent, ...], DISTINCT, doc("What is told: jobs by their state, and batches.")] = (
+        "failed",
+        "batch",
+    )
+    timeout: Annotated[Timeout, doc("The longest run of the command.")] = 30.0
+
+
 class Sections(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The sections of the configuration file."""
 
@@ -148,6 +172,7 @@ class Sections(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     inbox: Inbox = Inbox()
     licenses: Annotated[dict[LicenseName, Count], doc("How many there are of each license.")] = {}
     solver: Annotated[dict[SolverName, SolverConfig], doc("The programs that jobs can ask for.")] = {}
+    notify: Annotated[Notify | None, doc("Who is told of finished jobs; without it, nobody.")] = None
 
 
 class Config(Sections, frozen=True, kw_only=True):
@@ -240,6 +265,8 @@ def parse(text: str, path: Path) -> Config:
     if sections is not None:
         for name, solver in sections.solver.items():
             _check_solver(name, solver, sections, table, faults)
+        if sections.notify is not None:
+            _check_notify(sections.notify, faults)
     if sections is None or faults.found:
         raise ConfigError(str(path), faults.lines(tomltext.locate(text)))
     return Config(
@@ -247,6 +274,7 @@ def parse(text: str, path: Path) -> Config:
         inbox=sections.inbox,
         licenses=sections.licenses,
         solver=sections.solver,
+        notify=sections.notify,
         path=path,
         warnings=tuple(_overlaps(sections.solver)),
     )
@@ -254,7 +282,13 @@ def parse(text: str, path: Path) -> Config:
 
 def to_toml(config: Config) -> str:
     """The configuration in force, defaults included; it reads back to the same."""
-    sections = Sections(daemon=config.daemon, inbox=config.inbox, licenses=config.licenses, solver=config.solver)
+    sections = Sections(
+        daemon=config.daemon,
+        inbox=config.inbox,
+        licenses=config.licenses,
+        solver=config.solver,
+        notify=config.notify,
+    )
     return tomli_w.dumps(plain(sections))
 
 
@@ -285,7 +319,7 @@ def _check_solver(name: str, solver: SolverConfig, sections: Sections, table: di
     cpus = daemon.cpus if isinstance(daemon.cpus, int) else None
     memory = daemon.memory if isinstance(daemon.memory, int) else None
     _check_room(name, solver, cpus, memory, faults)
-    _check_command((*at, "command"), solver.command, faults)
+    _check_command((*at, "command"), solver.command, '["ccx", "-i", "{stem}"]', faults)
     params = [template.PARAM + param for param in _names(table["solver"][name], "params")]
     for index, element in enumerate(solver.command):
         _check_template((*at, "command", index), element, [*template.PLACEHOLDERS, *params], faults)
@@ -323,9 +357,17 @@ def _check_room(name: str, solver: SolverConfig, cpus: int | None, memory: int |
         faults.add(("solver", name, "memory"), text)
 
 
-def _check_command(at: KeyPath, command: tuple[str, ...], faults: Faults) -> None:
+def _check_notify(notify: Notify, faults: Faults) -> None:
+    _check_command(("notify", "command"), notify.command, '["notify-send", "Solvisor", "{name} {state}"]', faults)
+    for index, element in enumerate(notify.command):
+        _check_template(("notify", "command", index), element, list(NOTIFY_PLACEHOLDERS), faults)
+    if not notify.on and not faults.below(("notify", "on")):
+        faults.add(("notify", "on"), 'is empty, so nothing would be told; for example ["failed", "batch"]')
+
+
+def _check_command(at: KeyPath, command: tuple[str, ...], example: str, faults: Faults) -> None:
     if not command or not command[0]:
-        faults.add(at, 'is empty; name the program and its arguments, for example ["ccx", "-i", "{stem}"]')
+        faults.add(at, f"is empty; name the program and its arguments, for example {example}")
         return
     if _fields(command[0]):
         faults.add((*at, 0), f"{show(command[0])}: which program runs is not for a job to say; no placeholders here")
@@ -333,7 +375,7 @@ def _check_command(at: KeyPath, command: tuple[str, ...], faults: Faults) -> Non
     if shell not in _SHELLS:
         return
     for index, (option, script) in enumerate(pairwise(command), start=1):
-        user_text = [name for name in _fields(script) if name in ("input", "stem") or name.startswith(template.PARAM)]
+        user_text = [name for name in _fields(script) if name in _BY_USERS or name.startswith(template.PARAM)]
         if user_text and re.fullmatch(r"-\w*c|/c|-command", option.lower()):
             name = f"{{{user_text[0]}}}"
             text = f'{name} would be run as shell text; write "$1" here, and add "{shell}", "{name}" to the list'

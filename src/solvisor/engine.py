@@ -14,9 +14,9 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Generic, Literal, TypeVar
+from typing import TypeVar
 
 import anyio
 import structlog
@@ -27,6 +27,7 @@ from . import events, machine, scheduler
 from .clock import now_us
 from .collector import COLLECTING_THREADS, Collector
 from .config import Config
+from .errors import Refused, SolvisorError, StoreUnavailable
 from .events import (
     Accept,
     Collect,
@@ -44,10 +45,12 @@ from .events import (
     Start,
     Stop,
 )
-from .model import TERMINAL, Demand, ExitFacts, Intake, Job, JobSpec, Limits, State
+from .model import TARGETS, TERMINAL, Batch, Demand, ExitFacts, Intake, Job, JobSpec, Limits, State
+from .pile import Bell, Pile
+from .publisher import Publisher
 from .runner import Runner
 from .spool import Publication, Results
-from .store import Store, StoreUnavailable
+from .store import Store
 from .trouble import RETRY_SECONDS
 from .world import World
 
@@ -62,42 +65,32 @@ LAZY_SECONDS = 0.2
 COLLECT_MAX = 64
 """Attempts collected under one set of fsyncs."""
 
-TARGETS: dict[State, Literal["done", "rejected"]] = {State.SUCCEEDED: "done", State.REJECTED: "rejected"}
-"""Where a finished job's folder goes; all others go to ``failed``."""
-
 log = structlog.get_logger()
 
 
-class Pile(Generic[T]):
-    """Things that pile up while whoever takes them is busy; they are taken many at a time."""
+Act = Callable[[Callable[[Event], None]], Awaitable[None]]
+"""What an order does, in the engine's own task: it applies events by the function it is given, and may put batches and
+pauses. It raises a ``SolvisorError`` before it changed anything, or not at all."""
 
-    def __init__(self) -> None:
-        self._things: list[T] = []
-        self._added = anyio.Event()
 
-    def __len__(self) -> int:
-        return len(self._things)
+class _Order:
+    """An order on its way: ``done`` is set when what it changed is durable, or when it was refused (``error``)."""
 
-    def add(self, *things: T) -> None:
-        """Put things on the pile."""
-        self._things += things
-        added, self._added = self._added, anyio.Event()
-        added.set()
-
-    async def take(self, most: int | None = None) -> list[T]:
-        """Wait until something is there, and take it all, or the first ``most``."""
-        while not self._things:
-            await self._added.wait()
-        taken, self._things = self._things[:most], self._things[most:] if most is not None else []
-        return taken
+    def __init__(self, act: Act) -> None:
+        self.act = act
+        self.done = anyio.Event()
+        self.error: SolvisorError | None = None
 
 
 class Engine:
     """Runs jobs until told to stop.
 
-    ``post`` takes events from the runner, ``accept`` intakes from the inbox. ``drain`` starts nothing new and lets
-    running jobs finish for the configured time, then stops them; ``stop_now`` stops them at once. Either way nothing is
-    lost: what did not finish is queued again in the next life.
+    ``post`` takes events from the runner, ``accept`` intakes from the inbox, ``carry_out`` what people order. ``drain``
+    starts nothing new and lets running jobs finish for the configured time, then stops them; ``stop_now`` stops them at
+    once. Either way nothing is lost: what did not finish is queued again in the next life.
+
+    ``published`` and ``batch_over`` are called with each job whose result lies in its place, and with each batch whose
+    last job does. ``world`` is for reading, between two awaits. ``trouble`` holds sentences about what goes wrong now.
     """
 
     def __init__(
@@ -110,22 +103,27 @@ class Engine:
         results: Results,
         collector: Collector,
         make_runner: Callable[[Callable[[Event], None]], Runner],
+        published: Callable[[Job], None] = lambda _job: None,
+        batch_over: Callable[[Batch], None] = lambda _batch: None,
     ) -> None:
-        self._config = config
-        self._limits = limits
+        self.config = config
+        self.limits = limits
+        self.bell = Bell()
+        self.trouble: dict[str, str] = {}
+        self._published = published
+        self._batch_over = batch_over
         self._host = host
         self._store = store
-        self._results = results
         self._collector = collector
         self._runner = make_runner(self.post)
         self._store_turn = anyio.CapacityLimiter(1)
         self._world = World(store.last_seq() + 1)
         self._events: list[Event] = []
-        self._intakes: list[tuple[Sequence[Intake], anyio.Event]] = []
+        self._orders: list[_Order] = []
         self._wake = anyio.Event()
         self._ended: Pile[Job] = Pile()
         self._undurable: Pile[Callable[[], None]] = Pile()
-        self._unpublished: Pile[Publication] = Pile()
+        self._publisher = Publisher(results, self.trouble, self._now_published)
         self._wake_at: float | None = None
         self._record_at = math.inf
         self._feeding: anyio.CancelScope | None = None
@@ -138,18 +136,42 @@ class Engine:
         self._events.append(event)
         self._wake.set()
 
+    @property
+    def world(self) -> World:
+        """The state of everything, to be read."""
+        return self._world
+
     async def accept(self, intakes: Sequence[Intake]) -> None:
         """Make claimed drops jobs; returns when they are durable."""
-        durable = anyio.Event()
-        self._intakes.append((intakes, durable))
+        await self.carry_out(partial(self._accept, intakes))
+
+    async def submit(self, intake: Intake) -> None:
+        """Make a submission a job; returns when it is durable. Raises ``Refused``: then there is no job."""
+        await self.carry_out(partial(self._submit, intake))
+
+    async def carry_out(self, act: Act) -> None:
+        """Do this in the next pass; returns when what it changed is durable. Raises what ``act`` raises."""
+        order = _Order(act)
+        self._orders.append(order)
         self._wake.set()
-        await durable.wait()
+        await order.done.wait()
+        if order.error is not None:
+            raise order.error
+
+    def put_batch(self, batch: Batch) -> None:
+        """Change a batch; only within ``carry_out``."""
+        self._world.put_batch(batch)
+
+    async def batch(self, batch_id: str) -> Batch | None:
+        """A batch as it is now; only within ``carry_out``."""
+        known = self._world.batches.get(batch_id)
+        return known or await self._in_store(partial(self._store.batch, batch_id))
 
     def drain(self) -> None:
         """Start nothing new; give running jobs ``stop_timeout`` to finish."""
         if not self._world.draining:
             self._start_draining()
-            self._tasks.start_soon(self._stop_after, self._config.daemon.stop_timeout)
+            self._tasks.start_soon(self._stop_after, self.config.daemon.stop_timeout)
 
     def stop_now(self) -> None:
         """Start nothing new and stop what runs; what is interrupted is queued again in the next life."""
@@ -179,11 +201,11 @@ class Engine:
             for _ in range(COLLECTING_THREADS):
                 self._tasks.start_soon(self._collect)
             self._tasks.start_soon(self._hardener)
-            self._tasks.start_soon(self._publisher)
+            self._tasks.start_soon(self._publisher.run)
             await self._recover(jobs, alive)
             if alive:
                 self._tasks.start_soon(self._outlive, survivors)
-            self._intakes.append((adopted, anyio.Event()))
+            self._orders.append(_Order(partial(self._accept, adopted)))
             await self._pass()
             self._tasks.start_soon(self._feed, intake)
             ready()
@@ -211,7 +233,7 @@ class Engine:
         self._wake.set()
 
     def _busy(self) -> bool:
-        if self._events or self._intakes or self._undurable:
+        if self._events or self._orders or self._undurable:
             return True
         return any(
             job.state in {State.RUNNING, State.COLLECTING}
@@ -237,20 +259,32 @@ class Engine:
         """Drain, apply, plan, record, act; then have it made durable and announced."""
         effects: list[Effect] = []
         announcements: list[Callable[[], None]] = []
-        intakes, self._intakes = self._intakes, []
-        for batch, durable in intakes:
-            for intake in batch:
-                effects += self._apply(await self._acceptance(intake))
-            announcements.append(partial(self._accepted, batch, durable))
+
+        def apply(event: Event) -> None:
+            effects.extend(self._apply(event))
+            if isinstance(event, Accept) and event.intake.refusal is None:
+                announcements.append(partial(_log_accepted, event))
+
+        orders, self._orders = self._orders, []
+        for order in orders:
+            try:
+                await order.act(apply)
+            except StoreUnavailable:
+                raise
+            except SolvisorError as error:
+                order.error = error
+                order.done.set()
+            else:
+                announcements.append(order.done.set)
         # Time first: an end that was caused by its deadline may come in while a refused commit holds up the passes.
         for event in scheduler.due(self._world, time.monotonic()):
-            effects += self._apply(event)
+            apply(event)
         waiting, self._events = self._events, []
         for event in waiting:
-            effects += self._apply(event)
-        plan = scheduler.plan(self._world, self._limits)
+            apply(event)
+        plan = scheduler.plan(self._world, self.limits)
         for job_id in plan.starts:
-            effects += self._apply(self._dispatch(self._world.jobs[job_id]))
+            apply(self._dispatch(self._world.jobs[job_id]))
         self._wake_at = plan.wake_at
         # Stopping needs no record: a job that fills the disk is stopped although nothing can be written.
         for effect in effects:
@@ -258,18 +292,31 @@ class Engine:
                 self._runner.stop(effect.token)
         if effects or announcements or time.monotonic() >= self._record_at:
             await self._record()
-        elif self._world.changed or self._world.published:
+        elif self._world.is_changed():
             self._record_at = min(self._record_at, time.monotonic() + LAZY_SECONDS)
             self._wake_at = min(self._record_at, plan.wake_at or math.inf)
         for effect in effects:
             self._act(effect, announcements)
         if announcements:
             self._undurable.add(*announcements)
+        for batch in self._world.take_over():
+            self._batch_over(batch)
+        self.bell.ring()
 
     def _apply(self, event: Event) -> list[Effect]:
         effects = machine.apply(self._world, event)
         self._log_event(event)
         return effects
+
+    async def _accept(self, intakes: Sequence[Intake], apply: Callable[[Event], None]) -> None:
+        for intake in intakes:
+            apply(await self._acceptance(intake))
+
+    async def _submit(self, intake: Intake, apply: Callable[[Event], None]) -> None:
+        acceptance = await self._acceptance(intake)
+        if acceptance.intake.refusal is not None:
+            raise Refused(*acceptance.intake.refusal)
+        apply(acceptance)
 
     async def _acceptance(self, intake: Intake) -> Accept:
         """The event that makes ``intake`` a job, with what other jobs have to do with it."""
@@ -292,9 +339,14 @@ class Engine:
                     failed_dependency = other
         if refusal is not None:
             spec = replace(spec, key=None)
+        batch = None if spec.batch is None else await self.batch(spec.batch)
+        if spec.batch is not None and batch is None:
+            spec = replace(
+                spec, batch=None
+            )  # the claim was made before the batch was recorded, and then the power went
         intake = replace(intake, spec=spec, refusal=refusal)
-        demand = self._demand(spec)
-        return Accept(intake.id, intake, demand, frozenset(unmet), failed_dependency, now_us())
+        demand = self._demand(spec, batch)
+        return Accept(intake.id, intake, demand, frozenset(unmet), failed_dependency, now_us(), batch)
 
     async def _job_of_key(self, key: str) -> str | None:
         for job in self._world.changed:
@@ -308,26 +360,32 @@ class Engine:
         recorded = await self._in_store(partial(self._store.states, ids))
         return recorded | {i: self._world.jobs[i].state for i in ids if i in self._world.jobs}
 
-    def _demand(self, spec: JobSpec) -> Demand:
+    def _demand(self, spec: JobSpec, batch: Batch | None) -> Demand:
         """What ``spec`` occupies; of a solver that is not configured (any more), a demand that admission refuses."""
-        return self._config.demand(spec) or Demand(spec.solver, 1, 0)
+        demand = self.config.demand(spec) or Demand(spec.solver, 1, 0)
+        if batch is not None and batch.max_jobs is not None:
+            demand = replace(demand, batch=batch.id, batch_jobs=batch.max_jobs)
+        return demand
 
     def _dispatch(self, job: Job) -> Dispatch:
-        return Dispatch(job.id, secrets.token_hex(16), self._host, self._config.settings(job.spec), now_us())
+        return Dispatch(job.id, secrets.token_hex(16), self._host, self.config.settings(job.spec), now_us())
 
     async def _record(self) -> None:
         """Commit what changed since the last time."""
         self._record_at = math.inf
-        changed, published = self._world.take_changed()
-        if changed or published:
-            await self._in_store(partial(self._store.record, changed, published))
+        changes = self._world.take_changes()
+        if changes:
+            await self._in_store(partial(self._store.record, *changes))
 
     async def _in_store(self, work: Callable[[], T]) -> T:
         """Have the store do something; while it cannot (a full disk), everything waits here and nothing is lost."""
         while True:
             try:
-                return await anyio.to_thread.run_sync(work, limiter=self._store_turn)
+                answer = await anyio.to_thread.run_sync(work, limiter=self._store_turn)
+                self.trouble.pop("store", None)
+                return answer
             except StoreUnavailable as error:
+                self.trouble["store"] = f"nothing can be recorded: {error}"
                 log.error("store.unavailable", error=str(error), retry_seconds=RETRY_SECONDS)
                 if self._world.draining and not self._runner.busy:
                     raise  # what could not be recorded is redone by the next life
@@ -339,8 +397,8 @@ class Engine:
         job = self._world.jobs[effect.id] if not isinstance(effect, Discarded) else None
         match effect:
             case Start() if job:
-                solver = self._config.solver[job.spec.solver]
-                self._runner.start(self._tasks, job, solver, self._limits.interruptions_max)
+                solver = self.config.solver[job.spec.solver]
+                self._runner.start(self._tasks, job, solver, self.limits.interruptions_max)
             case Stop():
                 pass  # done before the commit
             case Collect() if job:
@@ -374,31 +432,17 @@ class Engine:
             for announce in announcements:
                 announce()
 
-    def _accepted(self, batch: Sequence[Intake], durable: anyio.Event) -> None:
-        for intake in batch:
-            if intake.refusal is None:
-                log.info("job.accepted", id=intake.id, solver=intake.spec.solver, source=intake.spec.source.path)
-        durable.set()
-
     def _announce(self, job: Job) -> None:
         manifest = job.manifest
         if manifest is None:
             raise AssertionError(f"{job.id} is {job.state} without a manifest")
         level = log.info if job.state is State.SUCCEEDED else log.warning
         level(f"job.{job.state.value}", id=job.id, solver=job.spec.solver, cause=job.cause, message=job.message)
-        self._unpublished.add(Publication(job.id, TARGETS.get(job.state, "failed"), manifest))
+        self._publisher.add(Publication(job.id, TARGETS[job.state], manifest))
 
-    async def _publisher(self) -> None:
-        """Write manifests and move folders, as many at a time as piled up; what is refused is tried again for ever."""
-        while True:
-            batch = await self._unpublished.take()
-            done, refused = await anyio.to_thread.run_sync(self._results.publish, batch)
-            for job_id in done:
-                self.post(Published(job_id))
-            if refused:
-                for job_id, error in refused.items():
-                    log.error("job.not_published", id=job_id, error=str(error), retry_seconds=RETRY_SECONDS)
-                self._tasks.start_soon(self._later, self._unpublished, [p for p in batch if p.id in refused])
+    def _now_published(self, job_id: str) -> None:
+        self._published(self._world.jobs[job_id])
+        self.post(Published(job_id))
 
     async def _later(self, pile: Pile[T], things: Sequence[T]) -> None:
         await anyio.sleep(RETRY_SECONDS)
@@ -409,30 +453,37 @@ class Engine:
     async def _recover(self, jobs: Sequence[Job], alive: Collection[str]) -> None:
         """Take up every job that an earlier life left: wait again, run again, judge, or publish."""
         open_ids = {job.id for job in jobs if job.state not in TERMINAL}
+        batches: Mapping[str, Batch] = await self._in_store(self._store.live_batches)
+        self._world.pauses = {pause.solver: pause for pause in await self._in_store(self._store.pauses)}
         announcements: list[Callable[[], None]] = []
         effects: list[Effect] = []
         interrupted: list[Event] = []
         for job in jobs:
-            demand = self._demand(job.spec)
+            batch = batches.get(job.spec.batch or "")
+            demand = self._demand(job.spec, batch)
             unmet = frozenset(job.spec.after) & open_ids if job.state is State.QUEUED else frozenset()
             lives = job.attempt is not None and job.attempt.token in alive
-            effects += machine.restore(self._world, job, demand, unmet, time.monotonic(), alive=lives)
+            effects += machine.restore(self._world, job, demand, unmet, time.monotonic(), alive=lives, batch=batch)
             if job.state is State.RUNNING and lives:
                 facts = ExitFacts(None, None, now_us(), unkillable=True)
-                interrupted.append(Exited(job.id, job.current.token, facts, self._limits.interruptions_max, now_us()))
+                interrupted.append(Exited(job.id, job.current.token, facts, self.limits.interruptions_max, now_us()))
             elif job.state is State.RUNNING:
-                interrupted.append(Lost(job.id, job.current.token, self._limits.interruptions_max, now_us()))
+                interrupted.append(Lost(job.id, job.current.token, self.limits.interruptions_max, now_us()))
             elif job.state is State.COLLECTING:
-                interrupted.append(Resumed(job.id, job.current.token, self._limits.interruptions_max, now_us()))
+                interrupted.append(Resumed(job.id, job.current.token, self.limits.interruptions_max, now_us()))
         for event in interrupted:
             effects += self._apply(event)
         await self._record()
         for effect in effects:
             self._act(effect, announcements)
         self._undurable.add(*announcements)
-        for name in sorted({job.spec.solver for job in jobs if job.state not in TERMINAL} - set(self._config.solver)):
+        for name in sorted({job.spec.solver for job in jobs if job.state not in TERMINAL} - set(self.config.solver)):
             count = sum(job.spec.solver == name and job.state not in TERMINAL for job in jobs)
             log.warning("solver.not_configured", solver=name, jobs=count, text="its jobs wait until it is configured")
+            self.trouble[f"solver {name}"] = (
+                f"{name} is not in the configuration any more, and {count} jobs wait for it: "
+                f"add [solver.{name}] and start the daemon again, or cancel them"
+            )
         if jobs:
             log.info("daemon.recovered", jobs=len(jobs), interrupted=len(interrupted))
 
@@ -462,3 +513,8 @@ class Engine:
                 log.info("job.retry", id=event.id)
             case _:
                 pass
+
+
+def _log_accepted(event: Accept) -> None:
+    spec = event.intake.spec
+    log.info("job.accepted", id=event.id, solver=spec.solver, source=spec.source.path, user=spec.user)

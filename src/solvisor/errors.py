@@ -53,6 +53,21 @@ class StoreError(SolvisorError):
     exit_status = 2
 
 
+class StoreUnavailable(StoreError):
+    """The transaction was rolled back and can be tried again: disk full, read-only, or locked by another program."""
+
+    code = "store_unavailable"
+    retryable = True
+    exit_status = 75
+
+
+class StoreFailed(StoreError):
+    """The disk failed under the database: what was written last may be gone. Restart and recover from what is there."""
+
+    code = "store_failed"
+    exit_status = 75
+
+
 class Refused(SolvisorError):
     """A drop cannot become a job. ``code`` is per instance and ends in the manifest of the rejected job."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from .model import Demand, ExitFacts, Intake, Settings, Verdict
+from .model import Batch, Demand, ExitFacts, Intake, Settings, Verdict
 
 # --- events ---------------------------------------------------------------------------------------------------------
 
@@ -22,7 +22,8 @@ class Event(Struct, frozen=True):
 class Accept(Event, frozen=True):
     """A drop was claimed and hashed.
 
-    ``unmet`` are live jobs it waits for, ``failed_dependency`` one that is over and did not succeed.
+    ``unmet`` are live jobs it waits for, ``failed_dependency`` one that is over and did not succeed; ``batch`` is the
+    batch it belongs to, as recorded.
     """
 
     intake: Intake
@@ -30,6 +31,7 @@ class Accept(Event, frozen=True):
     unmet: frozenset[str]
     failed_dependency: str | None
     now_us: int
+    batch: Batch | None = None
 
 
 class Dispatch(Event, frozen=True):
@@ -122,6 +124,13 @@ class DependencyOver(Event, frozen=True):
     now_us: int
 
 
+class Skip(Event, frozen=True):
+    """Its batch starts nothing more."""
+
+    message: str
+    now_us: int
+
+
 class Published(Event, frozen=True):
     """The manifest is on disk and the folder in its final place."""
 
@@ -161,6 +170,13 @@ class Ended(Effect, frozen=True):
     """The job became terminal: whoever waits for it must learn so. ``apply`` itself carries this out."""
 
     succeeded: bool
+    now_us: int
+
+
+class BatchStopped(Effect, frozen=True):
+    """A job of ``batch`` failed and its rule is to stop then. ``apply`` itself carries this out."""
+
+    batch: str
     now_us: int
 
 

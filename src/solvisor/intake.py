@@ -101,6 +101,8 @@ class _Judge:
 
     def __init__(self, config: Config, limits: Limits, home: Home, taken: Taken, lost: Mapping[str, str]) -> None:
         take = taken.take
+        request = take.request
+        self._via = "inbox" if request is None else request.via
         self._config = config
         self._limits = limits
         self._taken = taken
@@ -116,9 +118,14 @@ class _Judge:
             solver="",
             primary="",
             inputs=taken.files,
-            source=Source("inbox", escape_name(take.sources[0])),
-            user=_user(taken.uid),
+            source=Source(self._via, escape_name(take.sources[0])),
+            user=_user(taken.uid) if request is None else request.user,
             originals=taken.originals,
+            batch=request.batch if request else None,
+            key=request.key if request else None,
+            retry_of=request.retry_of if request else None,
+            route=take.route,
+            folder=take.folder,
         )
 
     def judge(self) -> None:
@@ -141,6 +148,7 @@ class _Judge:
             wanted = f"{_job_file_for(primary)} and drop both again"
             if self._taken.take.folder:
                 wanted = f"a {FOLDER_JOB_FILE} in {self._dropped} and drop the folder again"
+            wanted = self._hint(wanted, "one and submit both")
             raise Refused("job_file", f"{name} takes {primary} only with a job file: add {wanted}")
         self.spec = replace(self.spec, params=self._params(solver, job))
         if job is not None and job_file is not None:
@@ -163,20 +171,30 @@ class _Judge:
             with open(files.open_file(job_file, folder_fd), "rb") as file:
                 return parse_job_file(file.read(LARGEST_FILE + 1), job_file)
         except Refused as refused:
-            raise Refused(refused.refusal, f"{refused}; correct it and drop all again") from None
+            raise Refused(refused.refusal, f"{refused}; {self._hint('correct it and drop all again')}") from None
         finally:
             os.close(folder_fd)
 
+    def _hint(self, dropping: str, sending: str = "correct it and submit it again") -> str:
+        """What to do next, in the words of the way the files came in."""
+        return dropping if self._via == "inbox" else sending
+
     def _apply(self, job: JobFile) -> None:
-        """Note what the user asked for, before any of it is judged."""
+        """Note what the user asked for, before any of it is judged.
+
+        A job that is run again leaves its key to the first one, and what that waited for is over.
+        """
+        again = self.spec.retry_of is not None
+        if self.spec.key is not None and job.key not in (None, self.spec.key):
+            raise Refused("key", f"its key is {job.key!r} in the job file and {self.spec.key!r} beside it; give one")
         self.spec = replace(
             self.spec,
             name=job.name or self.spec.name,
             solver=job.solver or self._route or "",
             project=job.project,
             priority=job.priority,
-            after=job.after,
-            key=job.key,
+            after=() if again else job.after,
+            key=None if again else self.spec.key or job.key,
             timeout_seconds=job.timeout,
             cpus=job.cpus,
             memory_bytes=job.memory,
@@ -187,7 +205,8 @@ class _Judge:
     def _sole_input(self, route: str | None) -> str:
         """The one input of a folder, or of a job file that names none."""
         if not self._taken.take.folder:
-            raise Refused("inputs", f'{self._dropped} names no inputs: add inputs = ["FILE"] and drop both again')
+            hint = self._hint("drop both again", "submit both again")
+            raise Refused("inputs", f'{self._dropped} names no inputs: add inputs = ["FILE"] and {hint}')
         found = folder_inputs(self._config, self._top, route)
         if len(found) == 1:
             return found[0]
@@ -195,7 +214,8 @@ class _Judge:
             f"holds {_listed(found)}, and each could be the input" if found else "holds no input that a solver accepts"
         )
         text = f"{self._dropped} {what} ({self._accepted(route)})"
-        raise Refused("inputs", f'{text}: add a {FOLDER_JOB_FILE} with inputs = ["FILE"] and drop the folder again')
+        hint = self._hint("drop the folder again", "submit the folder again")
+        raise Refused("inputs", f'{text}: add a {FOLDER_JOB_FILE} with inputs = ["FILE"] and {hint}')
 
     def _check_inputs(self, job_file: str, job: JobFile) -> None:
         missing = [name for name in job.inputs if name not in self._top]
@@ -203,7 +223,8 @@ class _Judge:
             return
         if self._taken.take.folder:
             text = f"{job_file} names {_listed(missing)}, not among the files beside it in {self._dropped}"
-            raise Refused("missing_input", f"{text}; add what is missing and drop the folder again")
+            hint = self._hint("add what is missing and drop the folder again", "send what is missing along")
+            raise Refused("missing_input", f"{text}; {hint}")
         whys = "; ".join(f"{name}: {self._lost.get(name, 'no such file came')}" for name in missing[:_LISTED])
         text = f"{job_file} names inputs that are not there ({whys}{_more(missing)})"
         raise Refused("missing_input", f"{text}; drop all of them again, the job file first or all in one folder")
@@ -215,9 +236,8 @@ class _Judge:
         if asked is not None:
             if asked not in self._config.solver:
                 text = f'{job_file} asks for the solver "{asked}", which does not exist'
-                raise Refused(
-                    "solver", f"{text}{suggestion(asked, self._config.solver)}; correct it and drop all again"
-                )
+                hint = self._hint("correct it and drop all again")
+                raise Refused("solver", f"{text}{suggestion(asked, self._config.solver)}; {hint}")
             if route not in (None, asked):
                 text = f"{job_file} asks for {asked} but was dropped in inbox/{route}"
                 raise Refused("solver", f"{text}; drop all again in inbox/{asked}, or take the solver key out")
@@ -230,17 +250,22 @@ class _Judge:
             return fits[0]
         if fits:
             places = " or ".join(f"inbox/{solver}" for solver in fits)
-            raise Refused("ambiguous", f"{primary} fits {_and(fits)}; drop it in {places}")
+            hint = self._hint(f"drop it in {places}", "say which solver it is for")
+            raise Refused("ambiguous", f"{primary} fits {_and(fits)}; {hint}")
         text = f"no solver accepts {primary} ({self._accepted(route)})"
         if job is not None:
-            raise Refused("no_solver", f'{text}: add solver = "NAME" to {job_file} and drop all again')
+            hint = self._hint(f'add solver = "NAME" to {job_file} and drop all again', "say which solver it is for")
+            raise Refused("no_solver", f"{text}: {hint}")
+        if self._via != "inbox":
+            raise Refused("no_solver", f"{text}: rename it, or say which solver it is for")
         raise Refused("no_solver", f"{text}: rename it, or drop it again with a job file {_job_file_for(primary)}")
 
     def _params(self, solver: SolverConfig, job: JobFile | None) -> dict[str, Any]:
         try:
             return dict(check_params(solver, {} if job is None else job.params))
         except Refused as refused:
-            raise Refused(refused.refusal, f"{self._dropped}: {refused}; correct it and drop all again") from None
+            hint = self._hint("correct it and drop all again")
+            raise Refused(refused.refusal, f"{self._dropped}: {refused}; {hint}") from None
 
     def _check_room(self, job_file: str, job: JobFile) -> None:
         """Refuse what could never start: more than there is."""
@@ -257,7 +282,8 @@ class _Judge:
             elif count > there_are:
                 faults.append(f"licenses.{name}: {count} are more than the {there_are} there are")
         if faults:
-            raise Refused("resources", f"{job_file}: {'; '.join(faults)}; correct it and drop all again")
+            hint = self._hint("correct it and drop all again")
+            raise Refused("resources", f"{job_file}: {'; '.join(faults)}; {hint}")
 
     def _accepted(self, route: str | None) -> str:
         """What the solvers accept, for a message."""

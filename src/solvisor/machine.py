@@ -23,6 +23,7 @@ from .errors import IllegalEvent
 from .events import (
     Accept,
     BackoffOver,
+    BatchStopped,
     Cancel,
     Collect,
     DeadlinePassed,
@@ -40,12 +41,13 @@ from .events import (
     Publish,
     Published,
     Resumed,
+    Skip,
     Spawned,
     SpawnFailed,
     Start,
     Stop,
 )
-from .model import TERMINAL, Attempt, Cause, Demand, ExitFacts, Job, State, Verdict
+from .model import TERMINAL, Attempt, Batch, Cause, Demand, ExitFacts, Job, State, Verdict
 from .world import World
 
 BACKOFF_MAX_SECONDS = 300.0
@@ -66,6 +68,7 @@ TABLE: dict[tuple[State | None, type[Event]], frozenset[State | None]] = {
     (Q, BackoffOver): frozenset({Q}),
     (Q, DependencyOver): frozenset({Q, K}),
     (Q, Cancel): frozenset({X}),
+    (Q, Skip): frozenset({K}),
     (R, Spawned): frozenset({R}),
     (R, SpawnFailed): frozenset({Q, F, X}),
     (R, DeadlinePassed): frozenset({R}),
@@ -97,9 +100,19 @@ def apply(world: World, event: Event) -> list[Effect]:
         if isinstance(outcome, Ended):
             for waiting in sorted(world.dependents.get(outcome.id, ())):
                 outcomes += _step(world, DependencyOver(waiting, outcome.id, outcome.succeeded, outcome.now_us))
+        elif isinstance(outcome, BatchStopped):
+            for member in queued_members(world, outcome.batch):
+                message = world.batches[outcome.batch].stopped or ""
+                outcomes += _step(world, Skip(member, message, outcome.now_us))
         else:
             effects.append(outcome)
     return effects
+
+
+def queued_members(world: World, batch_id: str) -> list[str]:
+    """The jobs of a batch that are queued, in the order in which they came."""
+    members = (world.jobs[member] for member in world.members.get(batch_id, ()))
+    return [job.id for job in sorted(members, key=lambda job: job.seq) if job.state is State.QUEUED]
 
 
 def _step(world: World, event: Event) -> list[Effect]:
@@ -149,11 +162,16 @@ def _accept(world: World, job: None, event: Accept) -> list[Effect]:
     new = Job(event.id, world.next_seq, State.QUEUED, intake.spec, event.now_us)
     world.next_seq += 1
     world.demands[event.id] = event.demand
+    if event.batch is not None:
+        world.join(new, event.batch)
     if intake.refusal is not None:
         code, message = intake.refusal
         return _finish(world, replace(new, code=code, message=message), State.REJECTED, event.now_us)
     if event.failed_dependency is not None:
-        return _skip(world, new, event.failed_dependency, event.now_us)
+        return _skip(world, new, *_unmet(event.failed_dependency), event.now_us)
+    stopped = world.batches[event.batch.id].stopped if event.batch is not None else None
+    if stopped is not None:
+        return _skip(world, new, "batch", stopped, event.now_us)
     world.put(new)
     if event.unmet:
         world.wait_for(new, event.unmet)
@@ -298,7 +316,7 @@ def _backoff_over(world: World, job: Job, event: BackoffOver) -> list[Effect]:
 def _settled(world: World, job: Job, event: DependencyOver) -> list[Effect]:
     if not event.succeeded:
         world.dequeue(job)
-        return _skip(world, job, event.other, event.now_us)
+        return _skip(world, job, *_unmet(event.other), event.now_us)
     left = world.unmet[job.id] - {event.other}
     world.dequeue(job)
     if left:
@@ -308,14 +326,23 @@ def _settled(world: World, job: Job, event: DependencyOver) -> list[Effect]:
     return []
 
 
+def _skipped(world: World, job: Job, event: Skip) -> list[Effect]:
+    world.dequeue(job)
+    return _skip(world, job, "batch", event.message, event.now_us)
+
+
 def _published(world: World, job: Job, event: Published) -> list[Effect]:
     world.drop(job.id)
     return []
 
 
-def _skip(world: World, job: Job, other: str, now_us: int) -> list[Effect]:
-    message = f"{other}, which it waited for, did not succeed"
-    return _finish(world, replace(job, code="dependency", message=message), State.SKIPPED, now_us)
+def _unmet(other: str) -> tuple[str, str]:
+    return "dependency", f"{other}, which it waited for, did not succeed"
+
+
+def _skip(world: World, job: Job, code: str, message: str, now_us: int) -> list[Effect]:
+    job = replace(job, backoff_seconds=0.0, code=code, message=message)
+    return _finish(world, job, State.SKIPPED, now_us)
 
 
 def _finish(world: World, job: Job, state: State, now_us: int, verdict: Verdict | None = None) -> list[Effect]:
@@ -323,13 +350,20 @@ def _finish(world: World, job: Job, state: State, now_us: int, verdict: Verdict 
     job = replace(job, state=state, finished_us=now_us)
     job = replace(job, manifest=manifest.build(job, verdict))
     world.put(job)
-    ended = Ended(job.id, state is State.SUCCEEDED, now_us)
-    return [ended] if job.id in world.holding else [Publish(job.id), ended]
+    after: list[Effect] = [Ended(job.id, state is State.SUCCEEDED, now_us)]
+    batch = world.batches.get(job.spec.batch or "")
+    if batch is not None and batch.on_error == "fail" and batch.stopped is None and state in _STOPPING:
+        world.put_batch(replace(batch, stopped=f"{job.id} was {state.value}, and its batch stops at the first failure"))
+        after.append(BatchStopped(job.id, batch.id, now_us))
+    return after if job.id in world.holding else [Publish(job.id), *after]
 
 
 def _with_attempt(job: Job, **changes: Any) -> Job:
     return replace(job, attempts=(*job.attempts[:-1], replace(job.current, **changes)))
 
+
+_STOPPING = frozenset({State.FAILED, State.REJECTED})
+"""Ends of a job at which its batch may stop; who cancels one job does not mean the others."""
 
 HANDLERS: dict[type[Event], Callable[..., list[Effect]]] = {
     Accept: _accept,
@@ -345,6 +379,7 @@ HANDLERS: dict[type[Event], Callable[..., list[Effect]]] = {
     BackoffOver: _backoff_over,
     Cancel: _cancel,
     DependencyOver: _settled,
+    Skip: _skipped,
     Published: _published,
 }
 
@@ -353,7 +388,14 @@ HANDLERS: dict[type[Event], Callable[..., list[Effect]]] = {
 
 
 def restore(
-    world: World, job: Job, demand: Demand, unmet: frozenset[str], now: float, *, alive: bool = False
+    world: World,
+    job: Job,
+    demand: Demand,
+    unmet: frozenset[str],
+    now: float,
+    *,
+    alive: bool = False,
+    batch: Batch | None = None,
 ) -> list[Effect]:
     """Put a recorded job back into an empty world at start, in order of ``seq``.
 
@@ -361,8 +403,10 @@ def restore(
     job that rested starts its rest anew with the seconds it still owes. ``alive``: processes of its last attempt would
     not die, so a finished job keeps its room and its folder until they do.
     """
-    world.jobs[job.id] = job
+    world.adopt(job)
     world.demands[job.id] = demand
+    if batch is not None:
+        world.join(job, batch)
     world.next_seq = max(world.next_seq, job.seq + 1)
     if job.state is State.RUNNING:
         world.hold(job.id)

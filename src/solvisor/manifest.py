@@ -114,7 +114,7 @@ def build(job: Job, verdict: Verdict | None) -> bytes:
         user=spec.user,
         project=spec.project,
         source=spec.source,
-        batch=None,
+        batch=spec.batch,
         key=spec.key,
         solver=SolverFacts(spec.solver, last.settings.kind, last.settings.version, last.argv)
         if last
@@ -129,7 +129,7 @@ def build(job: Job, verdict: Verdict | None) -> bytes:
         finished=rfc3339(job.finished_us),
         queue_seconds=None if job.started_us is None else max(0, job.started_us - job.submitted_us) / 1e6,
         run_seconds=None if run_us is None else max(0, run_us) / 1e6,
-        attempts=tuple(_attempt(a) for a in job.attempts),
+        attempts=tuple(map(attempt_facts, job.attempts)),
         retry=last.settings.retry if last else spec.retry,
         params=spec.params,
         resources=Resources(last.settings.cpus, last.settings.memory_bytes, last.settings.licenses) if last else None,
@@ -139,13 +139,14 @@ def build(job: Job, verdict: Verdict | None) -> bytes:
         result=None,
         log_tail=verdict.log_tail,
         log_truncated=verdict.log_truncated,
-        retry_of=None,
+        retry_of=spec.retry_of,
         solvisor_version=__version__,
     )
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
-def _attempt(attempt: Attempt) -> AttemptFacts:
+def attempt_facts(attempt: Attempt) -> AttemptFacts:
+    """One try, as manifests and answers show it."""
     facts = attempt.facts
     return AttemptFacts(
         n=attempt.n,

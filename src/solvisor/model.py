@@ -9,7 +9,7 @@ stored. The one mutable thing, ``World``, lives in ``world.py``. No I/O here, an
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -28,6 +28,18 @@ class State(StrEnum):
 
 
 TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.REJECTED, State.SKIPPED})
+
+Target = Literal["done", "failed", "rejected"]
+"""A folder of the home for finished jobs."""
+
+TARGETS: dict[State, Target] = {
+    State.SUCCEEDED: "done",
+    State.FAILED: "failed",
+    State.CANCELLED: "failed",
+    State.SKIPPED: "failed",
+    State.REJECTED: "rejected",
+}
+"""Where a finished job's folder goes."""
 
 
 class Cause(StrEnum):
@@ -84,7 +96,7 @@ class Retry(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Source(Struct, frozen=True, gc=False):
-    """How the job came in: ``via`` is ``inbox`` (later ``socket``, ``run``), ``path`` the name that was dropped."""
+    """How the job came in: ``via`` is ``inbox``, ``socket`` or ``retry``, ``path`` the name dropped or sent."""
 
     via: str
     path: str
@@ -100,11 +112,25 @@ class Original(Struct, frozen=True, gc=False):
     mtime_ns: int
 
 
+class Request(Struct, frozen=True):
+    """What is known of a job beside its files, where it did not simply lie in the inbox.
+
+    ``user`` is who sent it (the peer of the socket), ``retry_of`` the finished job whose inputs it takes again.
+    """
+
+    via: Literal["socket", "retry"]
+    user: str | None = None
+    batch: str | None = None
+    key: str | None = None
+    retry_of: str | None = None
+
+
 class JobSpec(Struct, frozen=True):
     """What the user asked for, as stored in the row. Solver settings are *not* here: they are resolved at each attempt.
 
     ``primary`` is the name of ``{input}`` relative to the job's ``input/`` folder. ``None`` in ``timeout_seconds``,
-    ``cpus``, ``memory_bytes``, ``licenses`` and ``retry`` means: as the solver says.
+    ``cpus``, ``memory_bytes``, ``licenses`` and ``retry`` means: as the solver says. ``route`` is the folder of the
+    inbox it was dropped in, and ``folder`` says that it came as one: with them the same files are judged again.
     """
 
     name: str
@@ -123,17 +149,48 @@ class JobSpec(Struct, frozen=True):
     memory_bytes: int | None = None
     licenses: dict[str, int] | None = None
     retry: Retry | None = None
+    batch: str | None = None
+    retry_of: str | None = None
+    route: str | None = None
+    folder: bool = False
     originals: tuple[Original, ...] = ()
     schema: int = 1
 
 
+class Batch(Struct, frozen=True):
+    """Jobs submitted together. ``closed``: no more come. ``stopped``: nothing more of it is started, and why."""
+
+    id: str
+    name: str
+    user: str | None
+    on_error: Literal["skip", "fail"]
+    max_jobs: int | None
+    created_us: int
+    closed: bool = False
+    stopped: str | None = None
+
+
+class Pause(Struct, frozen=True):
+    """Nothing of ``solver`` is started (of any, where it is ``None``), since when, by whom, and what they noted."""
+
+    solver: str | None
+    by: str | None
+    since_us: int
+    note: str | None
+
+
 class Demand(Struct, frozen=True):
-    """What a job occupies while it runs; jobs with equal demand are interchangeable for admission. Hashable."""
+    """What a job occupies while it runs; jobs with equal demand are interchangeable for admission. Hashable.
+
+    ``batch`` is its batch, if that has a limit of its own: ``batch_jobs`` at once.
+    """
 
     solver: str
     cpus: int
     memory_bytes: int
     licenses: tuple[tuple[str, int], ...] = ()
+    batch: str | None = None
+    batch_jobs: int = 0
 
 
 class Usage(Struct, frozen=True, gc=False):

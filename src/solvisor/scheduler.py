@@ -16,12 +16,16 @@ import heapq
 from msgspec import Struct
 
 from .events import BackoffOver, DeadlinePassed, Event
-from .model import Cause, Demand, Limits, Reason, State
+from .model import Cause, Demand, Job, Limits, Reason, State
+from .views import Finding, Holder
 from .world import Place, Used, World
 
+HOLDERS_MAX = 5
+"""Jobs named as those that hold what another waits for."""
 
-class Refusal(Struct, frozen=True):
-    """Why a demand does not fit now: ``need`` of ``total``, of which ``used`` are taken (counts, cores or bytes)."""
+
+class Want(Struct, frozen=True):
+    """One thing a demand asks for: ``need`` of ``total``, of which ``used`` are taken (counts, cores or bytes)."""
 
     reason: Reason
     what: str
@@ -30,9 +34,23 @@ class Refusal(Struct, frozen=True):
     total: int
 
     @property
+    def fits(self) -> bool:
+        """It can be had now."""
+        return not self.need or self.used + self.need <= self.total
+
+    @property
     def hopeless(self) -> bool:
         """It would not fit an idle machine either."""
         return self.need > self.total
+
+    @property
+    def shared_by_all(self) -> bool:
+        """Nobody else could start either: the bound on jobs at once."""
+        return self.reason is Reason.JOBS and self.what == JOBS
+
+
+JOBS = "jobs"
+"""What the bound on all jobs at once is called, beside those of single batches."""
 
 
 class Plan(Struct, frozen=True):
@@ -47,31 +65,30 @@ class Plan(Struct, frozen=True):
     blocker: str | None = None
 
 
-class Finding(Struct, frozen=True):
-    """One line of an explanation: the reason, whether it holds the job back, and the numbers behind it."""
-
-    reason: Reason
-    holds: bool
-    text: str
-
-
-def admit(demand: Demand, used: Used, limits: Limits) -> list[Refusal]:
-    """Everything that keeps ``demand`` from starting beside what is ``used``; empty if it fits."""
+def wants(demand: Demand, used: Used, limits: Limits) -> list[Want]:
+    """Everything that ``demand`` asks for, beside what is ``used``."""
     if demand.solver not in limits.solver_jobs:
-        return [Refusal(Reason.SOLVER, demand.solver, 1, 0, 0)]
-    wants = [
-        Refusal(Reason.JOBS, "jobs", 1, used.jobs, limits.max_jobs),
-        Refusal(Reason.CPUS, "cores", demand.cpus, used.cpus, limits.cpus),
-        Refusal(Reason.MEMORY, "memory", demand.memory_bytes, used.memory_bytes, limits.memory_bytes),
-    ]
-    wants += [
-        Refusal(Reason.LICENSE, name, count, used.licenses[name], limits.licenses.get(name, 0))
+        return [Want(Reason.SOLVER, demand.solver, 1, 0, 0)]
+    asked = [
+        Want(Reason.LICENSE, name, count, used.licenses[name], limits.licenses.get(name, 0))
         for name, count in demand.licenses
     ]
     own = limits.solver_jobs[demand.solver]
     if own is not None:
-        wants.append(Refusal(Reason.SOLVER, demand.solver, 1, used.solvers[demand.solver], own))
-    return [w for w in wants if w.need and w.used + w.need > w.total]
+        asked.append(Want(Reason.SOLVER, demand.solver, 1, used.solvers[demand.solver], own))
+    if demand.batch is not None:
+        asked.append(Want(Reason.JOBS, demand.batch, 1, used.batches[demand.batch], demand.batch_jobs))
+    return [
+        *asked,
+        Want(Reason.MEMORY, "memory", demand.memory_bytes, used.memory_bytes, limits.memory_bytes),
+        Want(Reason.CPUS, "cores", demand.cpus, used.cpus, limits.cpus),
+        Want(Reason.JOBS, JOBS, 1, used.jobs, limits.max_jobs),
+    ]
+
+
+def admit(demand: Demand, used: Used, limits: Limits) -> list[Want]:
+    """Everything that keeps ``demand`` from starting beside what is ``used``; empty if it fits."""
+    return [want for want in wants(demand, used, limits) if not want.fits]
 
 
 def due(world: World, now: float) -> list[Event]:
@@ -103,8 +120,10 @@ def plan(world: World, limits: Limits) -> Plan:
     promised: set[str] = set()  # licenses that are kept for a job further ahead
     used = world.used.copy()
     heads: list[tuple[Place, int, Demand]] = []
-    if not world.draining:
-        heads = sorted((queue[0], 0, demand) for demand, queue in world.ready.items())
+    if not world.draining and None not in world.pauses:
+        heads = sorted(
+            (queue[0], 0, demand) for demand, queue in world.ready.items() if demand.solver not in world.pauses
+        )
     while heads:
         place, index, demand = heapq.heappop(heads)
         if any(name in promised for name, _ in demand.licenses):
@@ -117,7 +136,7 @@ def plan(world: World, limits: Limits) -> Plan:
             queue = world.ready[demand]
             if index + 1 < len(queue):
                 heapq.heappush(heads, (queue[index + 1], index + 1, demand))
-        elif Reason.JOBS in reasons:
+        elif any(r.shared_by_all for r in refusals):
             break  # nobody else would fit either
         elif any(r.hopeless for r in refusals):
             continue
@@ -130,57 +149,152 @@ def plan(world: World, limits: Limits) -> Plan:
     return Plan(tuple(starts), min(waits, default=None), blocker)
 
 
-def explain(world: World, limits: Limits, job_id: str, now: float) -> list[Finding]:
+def reason(world: World, limits: Limits, job: Job) -> tuple[Reason, str | None]:
+    """What a queued job waits for in the first place, and of which license, solver or batch."""
+    if None in world.pauses or world.draining:
+        return Reason.PAUSED, None
+    demand = world.demands[job.id]
+    if demand.solver in world.pauses:
+        return Reason.PAUSED, demand.solver
+    if job.id in world.unmet:
+        return Reason.DEPENDENCY, None
+    if job.backoff_seconds > 0:
+        return Reason.BACKOFF, None
+    return reason_of_demand(world, limits, demand)
+
+
+def reason_of_demand(world: World, limits: Limits, demand: Demand) -> tuple[Reason, str | None]:
+    """What jobs of this demand wait for, of those that only wait for room."""
+    refusals = admit(demand, world.used, limits)
+    if not refusals:
+        return Reason.ORDER, None
+    first = next((refusal for refusal in refusals if refusal.hopeless), refusals[0])
+    named = first.reason in {Reason.LICENSE, Reason.SOLVER} or (first.reason is Reason.JOBS and first.what != JOBS)
+    return first.reason, first.what if named else None
+
+
+def explain(world: World, limits: Limits, job_id: str, now: float, now_us: int) -> list[Finding]:
     """Why a queued job is not running: every reason with its numbers, those that hold it back first.
 
-    Where nothing holds it back, ``plan`` starts it. Raises ``KeyError`` for a job that is not live and ``ValueError``
-    for one that is not queued.
+    Where nothing holds it back, ``plan`` starts it. ``now`` is monotonic seconds, ``now_us`` UTC microseconds. Raises
+    ``KeyError`` for a job that is not live and ``ValueError`` for one that is not queued.
     """
     job = world.jobs[job_id]
     if job.state is not State.QUEUED:
         raise ValueError(f"{job_id} is {job.state}, not queued")
-    findings: list[Finding] = []
-    if world.draining:
-        findings.append(Finding(Reason.PAUSED, True, "the daemon is stopping; it starts nothing new"))
+    findings = _stops(world, job)
     if job_id in world.unmet:
-        findings.append(Finding(Reason.DEPENDENCY, True, "waits for " + ", ".join(sorted(world.unmet[job_id]))))
+        text = "waits for " + ", ".join(sorted(world.unmet[job_id]))
+        findings.append(Finding(reason=Reason.DEPENDENCY, label="after", holds=True, text=text))
     if job.backoff_seconds > 0:
         rest = min((at - now for at, _, other in world.backoff if other == job_id), default=job.backoff_seconds)
-        findings.append(Finding(Reason.BACKOFF, True, f"rests {max(0.0, rest):.1f} s more before the next try"))
-    refusals = admit(world.demands[job_id], world.used, limits)
-    findings += [Finding(r.reason, True, _in_words(r, limits)) for r in refusals]
+        text = f"rests {max(0.0, rest):.1f} s more before the next try"
+        findings.append(Finding(reason=Reason.BACKOFF, label="rest", holds=True, text=text))
+    for want in wants(world.demands[job_id], world.used, limits):
+        if want.need and (not want.fits or not want.shared_by_all):
+            findings.append(_finding(world, limits, want, now_us))
+    findings.append(_order(world, limits, job, any(finding.holds for finding in findings)))
+    return sorted(findings, key=lambda finding: not finding.holds)
+
+
+def _stops(world: World, job: Job) -> list[Finding]:
+    """Who said that nothing is to be started."""
+    findings = []
+    if world.draining:
+        text = "the daemon is stopping; it starts nothing new"
+        findings.append(Finding(reason=Reason.PAUSED, label="stopping", holds=True, text=text))
+    for solver in (None, world.demands[job.id].solver):
+        pause = world.pauses.get(solver)
+        if pause is not None:
+            text = f"{solver or 'everything'} was paused{f' by {pause.by}' if pause.by else ''}"
+            text += f": {pause.note}" if pause.note else ""
+            command = f"solvisor resume {solver}" if solver else "solvisor resume"
+            text = f"{text}; {command} lets it go on"
+            findings.append(Finding(reason=Reason.PAUSED, label="paused", holds=True, text=text))
+    return findings
+
+
+def _finding(world: World, limits: Limits, want: Want, now_us: int) -> Finding:
+    label = "cores" if want.reason is Reason.CPUS else want.reason.value
+    holders: tuple[Holder, ...] = ()
+    if not want.fits:
+        held = [world.jobs[i] for i in world.holding if _takes(world.demands[i], want)]
+        held.sort(key=lambda job: (job.current.started_us, job.seq))
+        holders = tuple(
+            Holder(job.id, job.spec.user, max(0, now_us - job.current.started_us) / 1e6) for job in held[:HOLDERS_MAX]
+        )
+    return Finding(
+        reason=want.reason,
+        label=label,
+        holds=not want.fits,
+        text=_in_words(want, limits),
+        what=want.what,
+        need=want.need,
+        used=want.used,
+        total=want.total,
+        holders=holders,
+    )
+
+
+def _takes(demand: Demand, want: Want) -> bool:
+    """Whether a job of this demand has some of what is wanted."""
+    match want.reason:
+        case Reason.LICENSE:
+            return any(name == want.what for name, _ in demand.licenses)
+        case Reason.SOLVER:
+            return demand.solver == want.what
+        case Reason.MEMORY:
+            return demand.memory_bytes > 0
+        case Reason.JOBS if not want.shared_by_all:
+            return demand.batch == want.what
+        case _:
+            return True
+
+
+def _order(world: World, limits: Limits, job: Job, held_back: bool) -> Finding:
+    """Where it stands among those that wait for room."""
     place = world.place(job)
+    heads = [queue[0] for queue in world.ready.values() if queue[0] < place]
     ahead = sum(queue.rank(place) for queue in world.ready.values())
     total = sum(len(queue) for queue in world.ready.values())
-    text = f"{ahead} of {total} jobs that wait for room come first"
+    text = f"{_ordinal(ahead + 1)} of {max(total, ahead + 1)}"
     decided = plan(world, limits)
     blocked = decided.blocker is not None and world.place(world.jobs[decided.blocker]) < place
     if blocked:
         text += f"; {decided.blocker} is the next to get cores or memory, and nobody overtakes it"
-    crowded_out = not findings and job_id not in decided.starts
-    findings.append(Finding(Reason.ORDER, blocked or crowded_out, text))
-    return sorted(findings, key=lambda finding: not finding.holds)
+    elif heads:
+        first = world.jobs[min(heads)[2]]
+        who = ", ".join(filter(None, [first.spec.user, f"priority {first.spec.priority}" * bool(first.spec.priority)]))
+        text += f"; first is {first.id}{f' ({who})' if who else ''}"
+    crowded_out = not held_back and job.id not in decided.starts
+    return Finding(reason=Reason.ORDER, label="order", holds=blocked or crowded_out, text=text)
 
 
-def _in_words(refusal: Refusal, limits: Limits) -> str:
-    what, need, used, total = refusal.what, refusal.need, refusal.used, refusal.total
-    match refusal.reason:
-        case Reason.JOBS:
-            text = f"{used} of at most {total} jobs are running"
-        case Reason.MEMORY:
-            text = f"needs {_gib(need)} of memory; {_gib(used)} of {_gib(total)} are taken"
-        case Reason.LICENSE:
-            text = f"needs {need} of license {what}; {used} of {total} are taken"
+def _ordinal(number: int) -> str:
+    """``1st``, ``2nd``, ``3rd``, ``4th``, ``11th``."""
+    ending = "th" if number % 100 in {11, 12, 13} else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
+def _in_words(want: Want, limits: Limits) -> str:
+    what, need, used, total = want.what, want.need, want.used, want.total
+    match want.reason:
         case Reason.SOLVER if what not in limits.solver_jobs:
-            return f"solver {what} is not in the configuration: add [solver.{what}], or cancel the job"
+            return f"{what} is not in the configuration: add [solver.{what}], or cancel the job"
+        case Reason.MEMORY:
+            text = f"needs {_gib(need)}, {_gib(max(0, total - used))} of {_gib(total)} free"
+        case Reason.LICENSE:
+            text = f"{what}: needs {need}, {used} of {total} in use"
         case Reason.SOLVER:
             text = f"{used} of at most {total} jobs of {what} are running"
+        case Reason.JOBS if not want.shared_by_all:
+            text = f"{used} of at most {total} jobs of its batch are running"
+        case Reason.JOBS:
+            text = f"{used} of at most {total} jobs are running"
         case _:
-            text = f"needs {need} {what}; {used} of {total} are taken"
-    return (
-        f"{text}; it can never start so: raise the limit, or cancel it and ask for less" if refusal.hopeless else text
-    )
+            text = f"needs {need}, {max(0, total - used)} of {total} free"
+    return f"{text}; it can never start so: raise the limit, or cancel it and ask for less" if want.hopeless else text
 
 
 def _gib(size: int) -> str:
-    return f"{size / (1 << 30):.2f} GiB"
+    return f"{size / (1 << 30):.3g} GiB"

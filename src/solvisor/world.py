@@ -14,8 +14,9 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NamedTuple
 
-from .model import TERMINAL, Cause, Demand, Job, State
+from .model import TERMINAL, Batch, Cause, Demand, Job, Pause, State
 
 Place = tuple[int, int, str]
 """Where a job stands in the order: (-priority, seq, id). The smallest goes first."""
@@ -63,6 +64,7 @@ class Used:
     memory_bytes: int = 0
     licenses: Counter[str] = field(default_factory=Counter)
     solvers: Counter[str] = field(default_factory=Counter)
+    batches: Counter[str] = field(default_factory=Counter)
 
     def add(self, demand: Demand, sign: int = 1) -> None:
         """Occupy (``sign`` 1) or free (-1) what ``demand`` asks for."""
@@ -70,25 +72,52 @@ class Used:
         self.cpus += sign * demand.cpus
         self.memory_bytes += sign * demand.memory_bytes
         self.solvers[demand.solver] += sign
+        if demand.batch is not None:
+            self.batches[demand.batch] += sign
+            if not self.batches[demand.batch]:
+                del self.batches[demand.batch]
         for name, count in demand.licenses:
             self.licenses[name] += sign * count
 
     def copy(self) -> Used:
         """An independent copy, for planning."""
-        return Used(self.jobs, self.cpus, self.memory_bytes, Counter(self.licenses), Counter(self.solvers))
+        return Used(
+            self.jobs,
+            self.cpus,
+            self.memory_bytes,
+            Counter(self.licenses),
+            Counter(self.solvers),
+            Counter(self.batches),
+        )
+
+
+class Changes(NamedTuple):
+    """What the next commit records, in the order of its happening. ``pauses`` are all there are, if any changed."""
+
+    jobs: list[Job]
+    published: list[str]
+    batches: list[Batch]
+    pauses: list[Pause] | None
+
+    def __bool__(self) -> bool:
+        return bool(self.jobs or self.published or self.batches) or self.pauses is not None
 
 
 class World:
     """All live jobs with their indexes.
 
+    ``states`` counts the jobs by state.
     ``ready`` holds, by demand, the jobs that only wait for room; ``backoff`` is a heap of ``(due, seq, id)`` and
     ``deadlines`` one of ``(due, token, id)``, both with stale entries that are skipped when they surface; ``unmet``
     names the jobs a queued job still waits for and ``dependents`` is its inverse; ``holding`` are the jobs whose demand
     is occupied; ``changed`` and ``published`` collect the ids that the next commit must record, in order.
+    ``batches`` are those with live jobs or still open, ``members`` their live jobs. ``pauses`` are in force, by solver
+    (``None``: all).
     """
 
     def __init__(self, next_seq: int = 1) -> None:
         self.jobs: dict[str, Job] = {}
+        self.states: Counter[State] = Counter()
         self.demands: dict[str, Demand] = {}
         self.ready: dict[Demand, Queue] = {}
         self.backoff: list[tuple[float, int, str]] = []
@@ -101,6 +130,12 @@ class World:
         self.published: list[str] = []
         self.next_seq = next_seq
         self.draining = False
+        self.batches: dict[str, Batch] = {}
+        self.members: dict[str, set[str]] = {}
+        self.pauses: dict[str | None, Pause] = {}
+        self._changed_batches: dict[str, Batch] = {}
+        self._changed_pauses = False
+        self._over: list[Batch] = []
 
     def place(self, job: Job) -> Place:
         """Where ``job`` stands in the order."""
@@ -108,8 +143,16 @@ class World:
 
     def put(self, job: Job) -> None:
         """Make ``job`` the current record of its id, to be recorded by the next commit."""
-        self.jobs[job.id] = job
+        self.adopt(job)
         self.changed[job.id] = None
+
+    def adopt(self, job: Job) -> None:
+        """Make ``job`` the current record of its id; it is recorded already."""
+        before = self.jobs.get(job.id)
+        if before is not None:
+            self.states[before.state] -= 1
+        self.jobs[job.id] = job
+        self.states[job.state] += 1
 
     def enqueue(self, job: Job) -> None:
         """Let a queued job wait for room."""
@@ -177,21 +220,70 @@ class World:
 
     def drop(self, job_id: str) -> None:
         """Forget a published job; what is left is to record that it is."""
+        job = self.jobs[job_id]
+        batch = job.spec.batch
+        self.states[job.state] -= 1
         del self.jobs[job_id], self.demands[job_id]
         self.published.append(job_id)
+        if batch in self.members:
+            self.members[batch].discard(job_id)
+            self._forget_batch(batch)
 
-    def take_changed(self) -> tuple[list[Job], list[str]]:
-        """The jobs to record now, in the order in which they first changed, and the ids of those published."""
-        jobs = [self.jobs[i] for i in self.changed]
-        published = self.published
-        self.changed, self.published = {}, []
-        return jobs, published
+    def put_batch(self, batch: Batch) -> None:
+        """Make ``batch`` the current record of its id, to be recorded by the next commit."""
+        self.batches[batch.id] = batch
+        self.members.setdefault(batch.id, set())
+        self._changed_batches[batch.id] = batch
+        self._forget_batch(batch.id)
+
+    def join(self, job: Job, batch: Batch) -> None:
+        """Count a live job among its batch."""
+        self.batches.setdefault(batch.id, batch)
+        self.members.setdefault(batch.id, set()).add(job.id)
+
+    def _forget_batch(self, batch_id: str) -> None:
+        """A batch that is over is kept by the store alone."""
+        if self.batches[batch_id].closed and not self.members[batch_id]:
+            self._over.append(self.batches.pop(batch_id))
+            del self.members[batch_id]
+
+    def take_over(self) -> list[Batch]:
+        """The batches that came to their end since this was last asked."""
+        over, self._over = self._over, []
+        return over
+
+    def set_pause(self, pause: Pause) -> None:
+        """Put a pause in force."""
+        self.pauses[pause.solver] = pause
+        self._changed_pauses = True
+
+    def end_pause(self, solver: str | None) -> None:
+        """Take the pause of ``solver`` (``None``: the one of all) back, if there is one."""
+        if self.pauses.pop(solver, None) is not None:
+            self._changed_pauses = True
+
+    def is_changed(self) -> bool:
+        """Whether there is something to record."""
+        return bool(self.changed or self.published or self._changed_batches or self._changed_pauses)
+
+    def take_changes(self) -> Changes:
+        """What to record now; jobs in the order in which they first changed."""
+        changes = Changes(
+            [self.jobs[i] for i in self.changed],
+            self.published,
+            list(self._changed_batches.values()),
+            list(self.pauses.values()) if self._changed_pauses else None,
+        )
+        self.changed, self.published, self._changed_batches, self._changed_pauses = {}, [], {}, False
+        return changes
 
     def sanity_check(self) -> None:
         """Walk every invariant; ``AssertionError`` names the first that is broken. For tests."""
         assert self.demands.keys() == self.jobs.keys(), "a job without a demand, or a demand without a job"
         for name, ids in (("holding", self.holding), ("unmet", self.unmet), ("changed", self.changed)):
             assert self.jobs.keys() >= set(ids), f"{name} knows unknown jobs: {set(ids) - self.jobs.keys()}"
+        states = Counter(job.state for job in self.jobs.values())
+        assert states == +self.states, f"the counts of states drifted: {self.states} is not {states}"
         used = Used()
         for job_id in self.holding:
             used.add(self.demands[job_id])
@@ -201,6 +293,9 @@ class World:
             assert all(a < b for a, b in pairwise(queue)), f"the queue of {demand} is out of order or holds a job twice"
         queued = sum(map(len, self.ready.values()))
         assert queued == sum(map(self.is_ready, self.jobs.values())), "a job stands in the queue of another demand"
+        members = {job.id for job in self.jobs.values() if job.spec.batch in self.members}
+        assert members == set().union(*self.members.values()), "a batch knows other jobs than its own"
+        assert self.members.keys() == self.batches.keys(), "a batch without members, or members without a batch"
         inverse: dict[str, set[str]] = {}
         for job_id, others in self.unmet.items():
             assert others, f"{job_id} waits for nobody"

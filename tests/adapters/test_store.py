@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from solvisor.errors import StoreError
+from solvisor.errors import StoreError, StoreUnavailable
 from solvisor.model import (
     TERMINAL,
     Attempt,
@@ -31,7 +31,7 @@ from solvisor.model import (
     State,
     Usage,
 )
-from solvisor.store import Store, StoreUnavailable
+from solvisor.store import Store
 
 
 @pytest.fixture
@@ -352,7 +352,8 @@ def test_an_io_error_is_not_tried_again(path: Path) -> None:
 import sys
 from pathlib import Path
 from solvisor.errors import StoreError
-from solvisor.store import Store, StoreUnavailable
+from solvisor.errors import StoreUnavailable
+from solvisor.store import Store
 store = Store.open(Path(sys.argv[1]))
 try:
     store.harden()

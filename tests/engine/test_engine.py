@@ -17,10 +17,9 @@ from msgspec.structs import replace
 
 from scripted import Bench, launched, published
 from solvisor import engine as module
-from solvisor.errors import SpawnError
+from solvisor.errors import SpawnError, StoreUnavailable
 from solvisor.interfaces import AttemptSpec
 from solvisor.model import Cause, FileFact, Retry
-from solvisor.store import StoreUnavailable
 from waiting import eventually, wait_until
 
 
@@ -81,8 +80,8 @@ async def test_room_is_free_as_soon_as_the_tree_is_gone_not_when_the_result_is_d
         await engine.accept(intakes)
         await launched(bench, 2)
         gate = threading.Event()
-        survey = engine._results.survey
-        monkeypatch.setattr(engine._results, "survey", lambda *a: (gate.wait(20), survey(*a))[1])
+        survey = bench.results.survey
+        monkeypatch.setattr(bench.results, "survey", lambda *a: (gate.wait(20), survey(*a))[1])
         bench.backend.handles[0].end()
         await launched(bench, 3)
         gate.set()
@@ -222,7 +221,7 @@ async def test_a_stop_reaches_what_is_only_just_being_started(
     """No process may come of it, and the job is not lost."""
     async with bench.running() as engine:
         loop = asyncio.get_running_loop()
-        target, name = (engine._results, "stage") if moment == "staged" else (bench.store, "record")
+        target, name = (bench.results, "stage") if moment == "staged" else (bench.store, "record")
         original = getattr(target, name)
 
         def and_stop(*args: Any, **more: Any) -> None:

@@ -15,8 +15,7 @@ import pytest
 from scripted import CONFIG, Bench, launched, published
 from solvisor import collector, engine, runner
 from solvisor import judge as module_judge
-from solvisor.errors import SpawnError
-from solvisor.store import StoreUnavailable
+from solvisor.errors import SpawnError, StoreUnavailable
 from waiting import eventually
 
 
@@ -45,7 +44,7 @@ def full_disk() -> OSError:
 
 async def test_a_full_disk_while_staging_is_waited_out(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     async with bench.running() as running:
-        results = running._results
+        results = bench.results
         monkeypatch.setattr(results, "stage", failing(3, full_disk(), results.stage))
         intake = bench.intake()
         await running.accept([intake])
@@ -75,7 +74,7 @@ async def test_a_stop_is_obeyed_while_staging_waits(bench: Bench, monkeypatch: p
             asked.set()
             raise full_disk()
 
-        monkeypatch.setattr(running._results, "stage", no_room)
+        monkeypatch.setattr(bench.results, "stage", no_room)
         await running.accept([bench.intake()])
         await eventually(asked.is_set, "staging tried")
         running.stop_now()
@@ -87,7 +86,7 @@ async def test_a_stop_is_obeyed_while_staging_waits(bench: Bench, monkeypatch: p
 
 async def test_a_folder_that_cannot_be_staged_fails_the_job(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     async with bench.running() as running:
-        monkeypatch.setattr(running._results, "stage", failing(9, PermissionError(errno.EACCES, "no"), print))
+        monkeypatch.setattr(bench.results, "stage", failing(9, PermissionError(errno.EACCES, "no"), print))
         intake = bench.intake()
         await running.accept([intake])
         result = await published(bench, intake.id)
@@ -96,7 +95,7 @@ async def test_a_folder_that_cannot_be_staged_fails_the_job(bench: Bench, monkey
 
 async def test_a_collection_without_descriptors_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     async with bench.running() as running:
-        results = running._results
+        results = bench.results
         trouble = OSError(errno.EMFILE, "too many open files")
         monkeypatch.setattr(results, "survey", failing(3, trouble, results.survey))
         intake = bench.intake()

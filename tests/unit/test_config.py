@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from solvisor import config, jobfile
-from solvisor.config import Config, Output, SolverConfig
+from solvisor.config import Config, Notify, Output, SolverConfig
 from solvisor.errors import ConfigError
 from solvisor.model import Cause, Demand, JobSpec, Retry, Source
 from solvisor.schemas import SCHEMAS, path, text
@@ -71,7 +71,7 @@ def test_an_empty_file_has_every_default() -> None:
     empty = parse("")
     assert (empty.daemon.max_jobs, empty.daemon.stop_timeout, empty.daemon.interruptions_max) == ("auto", 60.0, 3)
     assert (empty.inbox.path, empty.inbox.settle, empty.inbox.rescan, empty.inbox.orphan_after) == (None, 0.5, 2, 600)
-    assert (empty.solver, empty.licenses, empty.warnings) == ({}, {}, ())
+    assert (empty.solver, empty.licenses, empty.notify, empty.warnings) == ({}, {}, None, ())
 
 
 def test_the_defaults_of_a_solver() -> None:
@@ -82,11 +82,19 @@ def test_the_defaults_of_a_solver() -> None:
 
 
 def test_show_reads_back_to_the_same() -> None:
-    first = parse(CCX + '[daemon]\nmemory = "2.5GiB"\ncpus = 4\n[inbox]\nsettle = "1m"\n')
+    more = '[daemon]\nmemory = "2.5GiB"\ncpus = 4\n[inbox]\nsettle = "1m"\n[notify]\ncommand = ["x"]\ntimeout = "9s"\n'
+    first = parse(CCX + more)
     shown = config.to_toml(first)
     assert 'timeout = "2h"' in shown
     assert 'memory = "2560MiB"' in shown
     assert parse(shown) == first
+
+
+def test_notify() -> None:
+    command = '["notify-send", "Solvisor", "{name} {state}: {message}"]'
+    assert parse(f"[notify]\ncommand = {command}").notify == Notify(
+        command=("notify-send", "Solvisor", "{name} {state}: {message}"), on=("failed", "batch"), timeout=30.0
+    )
 
 
 def test_a_solver_survives_the_way_through_json() -> None:
@@ -292,6 +300,25 @@ MISTAKES = {
     ),
     "limits that exclude all": (HEAD + 'params.a = { type = "int", min = 5, max = 1 }', "min: 5 is more than max, 1"),
     "limits of a text": (HEAD + 'params.a = { type = "str", min = 1 }', 'only numbers have limits, and type is "str"'),
+    "a notification without a command": ("[notify]\non = ['failed']", "line 1: notify.command: is missing"),
+    "a notification of an empty command": ("[notify]\ncommand = []", "line 2: notify.command: is empty; name the"),
+    "a notification of nothing": (
+        "[notify]\ncommand = ['x']\non = []",
+        "line 3: notify.on: is empty, so nothing would",
+    ),
+    "a notification of an unknown event": (
+        "[notify]\ncommand = ['x']\non = ['done']",
+        'line 3: notify.on[0]: "done" is not one of "succeeded", "failed", "cancelled", "rejected", "skipped", "batch"',
+    ),
+    "a placeholder of solvers in a notification": (
+        "[notify]\ncommand = ['x', '{stem}']",
+        'line 2: notify.command[1]: "{stem}" has {stem}, which is no placeholder here',
+    ),
+    "a notification run by whatever a job is called": ("[notify]\ncommand = ['{name}']", "no placeholders here"),
+    "a message as shell text": (
+        "[notify]\ncommand = ['sh', '-c', 'echo {message}']",
+        '{message} would be run as shell text; write "$1" here, and add "sh", "{message}" to the list',
+    ),
     "not TOML": ("[daemon]\nmax_jobs 3", "line 2, column 10: Expected '=' after a key in a key/value pair"),
     "a key set twice": ("[daemon]\ncpus = 1\ncpus = 2\n", "line 3, column 9: this key is already set further up"),
     "brackets without end": ("a = " + "[" * 100, "line 1: brackets nested deeper than 32"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import runpy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 from msgspec.structs import replace
@@ -43,13 +44,14 @@ from solvisor.events import (
     Publish,
     Published,
     Resumed,
+    Skip,
     Spawned,
     SpawnFailed,
     Start,
     Stop,
 )
 from solvisor.machine import HANDLERS, TABLE
-from solvisor.model import TERMINAL, Cause, Job, Retry, State, Verdict
+from solvisor.model import TERMINAL, Batch, Cause, Job, Retry, State, Verdict
 from solvisor.world import Queue, World
 
 RETRYING = make_settings(Retry(max=1, on=(Cause.EXIT, Cause.SPAWN, Cause.TIMEOUT), delay_seconds=10.0))
@@ -206,6 +208,7 @@ EVENTS: dict[str, Callable[[str], Event]] = {
     "gone": lambda token: Gone("job", token),
     "backoff over": lambda token: BackoffOver("job"),
     "cancel": lambda token: Cancel("job", NOON_US),
+    "batch stopped": lambda token: Skip("job", "its batch was cancelled", NOON_US),
     "other succeeded": lambda token: DependencyOver("job", "other", True, NOON_US),
     "other failed": lambda token: DependencyOver("job", "other", False, NOON_US),
     "published": lambda token: Published("job"),
@@ -223,9 +226,9 @@ _EXITS_ASKED_FOR = {"exited": C, "exited, stopped": C, "exited, stopped too ofte
 
 EXAMPLES: dict[Situation, dict[str, State | None]] = {
     unknown: {"accept": Q, "accept, refused": J, "accept, broken": K},
-    ready: {"dispatch": R, "cancel": X},
-    waiting: {"other succeeded": Q, "other failed": K, "cancel": X},
-    resting: {"backoff over": Q, "cancel": X},
+    ready: {"dispatch": R, "cancel": X, "batch stopped": K},
+    waiting: {"other succeeded": Q, "other failed": K, "cancel": X, "batch stopped": K},
+    resting: {"backoff over": Q, "cancel": X, "batch stopped": K},
     staging: {"spawned": R, "spawn failed": F, "deadline passed": R, "cancel": R, **_EXITS, **_LOSSES},
     staging_with_retry: {"spawned": R, "spawn failed": Q, "deadline passed": R, "cancel": R, **_EXITS, **_LOSSES},
     staging_cancelled: {
@@ -256,7 +259,7 @@ def in_situation(situation: Situation) -> Story:
     story = Story()
     situation(story)
     story.world.sanity_check()
-    story.world.take_changed()
+    story.world.take_changes()
     return story
 
 
@@ -390,9 +393,9 @@ def test_a_manifest_is_announced_only_after_it_was_recorded() -> None:
     story.cancel("job")
     with pytest.raises(IllegalEvent, match="not recorded"):
         machine.apply(story.world, Published("job"))
-    assert [job.state for job in story.world.take_changed()[0]] == [X]
+    assert [job.state for job in story.world.take_changes().jobs] == [X]
     machine.apply(story.world, Published("job"))
-    assert story.world.take_changed() == ([], ["job"])
+    assert story.world.take_changes()[:2] == ([], ["job"])
 
 
 # --- retries, backoff, interruptions --------------------------------------------------------------------------------
@@ -644,10 +647,10 @@ def test_what_is_recorded_is_each_changed_job_once_in_the_order_of_change() -> N
     for job_id in ("b", "a", "c"):
         story.accept(job_id)
     story.cancel("b")
-    changed, published = story.world.take_changed()
+    changed, published, _, _ = story.world.take_changes()
     assert [(job.id, job.state) for job in changed] == [("b", X), ("a", Q), ("c", Q)]
     assert published == []
-    assert story.world.take_changed() == ([], [])
+    assert not story.world.take_changes()
 
 
 def rest_for_ever(world: World) -> None:
@@ -702,3 +705,71 @@ def test_the_page_in_the_docs_is_drawn_from_this_table() -> None:
     docs = Path(__file__).parents[2] / "docs"
     page = runpy.run_path(str(docs / "make_states.py"))["page"]()
     assert (docs / "states.md").read_text(encoding="utf-8") == page, "run: python docs/make_states.py"
+
+
+# --- batches --------------------------------------------------------------------------------------------------------
+
+
+def make_batch(on_error: Literal["skip", "fail"] = "fail", **changes: Any) -> Batch:
+    return replace(Batch("sweep", "sweep", "user1", on_error, None, NOON_US), **changes)
+
+
+def accept_into(story: Story, batch: Batch, *job_ids: str) -> None:
+    for job_id in job_ids:
+        current = story.world.batches.get(batch.id, batch)
+        intake = make_intake(job_id, batch=batch.id)
+        machine.apply(story.world, Accept(job_id, intake, make_demand(), frozenset(), None, NOON_US, current))
+
+
+def states_of(story: Story, *job_ids: str) -> list[State]:
+    story.world.sanity_check()
+    return [story.job(job_id).state for job_id in job_ids]
+
+
+def test_a_batch_stops_at_its_first_failure_and_lets_finish_what_runs() -> None:
+    story = Story()
+    accept_into(story, make_batch(), "a", "b", "c", "d")
+    story.start("b")
+    effects = story.run("a", BAD)
+    assert states_of(story, "a", "b", "c", "d") == [F, R, K, K]
+    assert [e.id for e in effects if isinstance(e, Publish)] == ["a", "c", "d"]
+    assert story.job("c").message == "a was failed, and its batch stops at the first failure"
+    assert story.job("c").code == "batch"
+    accept_into(story, make_batch(), "late")
+    assert states_of(story, "late") == [K]
+
+
+def test_a_batch_that_skips_goes_on() -> None:
+    story = Story()
+    accept_into(story, make_batch("skip"), "a", "b")
+    story.run("a", BAD)
+    assert states_of(story, "a", "b") == [F, Q]
+
+
+def test_who_cancels_one_job_does_not_mean_its_batch() -> None:
+    story = Story()
+    accept_into(story, make_batch(), "a", "b")
+    story.cancel("a")
+    assert states_of(story, "a", "b") == [X, Q]
+
+
+def test_what_waits_for_a_skipped_job_is_skipped_too_and_once() -> None:
+    story = Story()
+    accept_into(story, make_batch(), "a", "b")
+    intake = make_intake("c", batch="sweep", after=("b",))
+    batch = story.world.batches["sweep"]
+    machine.apply(story.world, Accept("c", intake, make_demand(), frozenset({"b"}), None, NOON_US, batch))
+    story.run("a", BAD)
+    assert states_of(story, "b", "c") == [K, K]
+
+
+def test_a_batch_is_over_when_it_is_closed_and_its_last_job_is_published() -> None:
+    story = Story()
+    accept_into(story, make_batch(), "a")
+    story.run("a")
+    story.published("a")
+    assert story.world.take_over() == []
+    story.world.put_batch(replace(story.world.batches["sweep"], closed=True))
+    assert [batch.id for batch in story.world.take_over()] == ["sweep"]
+    assert [batch.closed for batch in story.world.take_changes().batches] == [True]
+    assert "sweep" not in story.world.batches

@@ -13,6 +13,7 @@ from typing import TypeVar
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec.structs import replace
 
 from builders import GIB, NOON_US, SECOND_US, make_facts, make_intake, make_limits, snapshot
 from solvisor import machine, scheduler
@@ -36,7 +37,7 @@ from solvisor.events import (
     Start,
     Stop,
 )
-from solvisor.model import TERMINAL, Cause, Demand, Job, Retry, Settings, State, Verdict
+from solvisor.model import TERMINAL, Batch, Cause, Demand, Job, Pause, Retry, Settings, State, Verdict
 from solvisor.world import World
 
 LIMITS = make_limits(
@@ -70,6 +71,12 @@ SETTINGS = [
 ]
 VERDICTS = [Verdict(None), Verdict(Cause.EXIT, "exit_1"), Verdict(Cause.TIMEOUT), Verdict(Cause.CHECK, "no_files")]
 
+BATCHES = [
+    Batch("skips", "skips", "user1", "skip", None, NOON_US),
+    Batch("stops", "stops", "user1", "fail", None, NOON_US),
+    Batch("narrow", "narrow", "user1", "skip", 1, NOON_US),
+]
+
 indices = st.integers(0, 1_000)
 
 
@@ -82,6 +89,8 @@ class Sequences(RuleBasedStateMachine):
         self.published: list[str] = []
         self.manifests: dict[str, bytes] = {}
         self.ends: dict[str, State] = {}
+        self.batches: dict[str, str | None] = {}
+        self.recorded = {batch.id: batch for batch in BATCHES}
         self.superseded: list[tuple[str, str]] = []
         self.effects: list[Effect] = []
         self.publishable: list[str] = []
@@ -104,7 +113,8 @@ class Sequences(RuleBasedStateMachine):
         self.record()
 
     def record(self) -> None:
-        changed, published = self.world.take_changed()
+        changed, published, batches, _ = self.world.take_changes()
+        self.recorded |= {batch.id: batch for batch in batches}
         for job in changed:
             if job.manifest is not None:
                 assert job.id not in self.manifests, "a terminal job was recorded twice"
@@ -135,16 +145,30 @@ class Sequences(RuleBasedStateMachine):
         priority=st.sampled_from([0, 0, 0, 5, -5]),
         waits_for=st.lists(indices, max_size=3),
         fate=st.sampled_from(["accepted"] * 8 + ["refused", "broken"]),
+        batch=st.sampled_from([None] * 3 + BATCHES),
     )
-    def accept(self, demand: Demand, priority: int, waits_for: list[int], fate: str) -> None:
+    def accept(self, demand: Demand, priority: int, waits_for: list[int], fate: str, batch: Batch | None) -> None:
         job_id = f"job-{len(self.accepted)}"
         open_ids = [job.id for job in self.jobs(is_open)]
         after = tuple(sorted({open_ids[i % len(open_ids)] for i in waits_for})) if open_ids else ()
         refusal = ("solver", "fits nothing") if fate == "refused" else None
         failed_dependency = "job-of-yesterday" if fate == "broken" else None
-        intake = make_intake(job_id, refusal, solver=demand.solver, priority=priority, after=after)
+        batch_id = batch.id if batch else None
+        if batch is not None:
+            batch = self.world.batches.get(batch.id) or self.recorded[batch.id]
+            if batch.max_jobs is not None:
+                demand = replace(demand, batch=batch.id, batch_jobs=batch.max_jobs)
+        intake = make_intake(job_id, refusal, solver=demand.solver, priority=priority, after=after, batch=batch_id)
         self.accepted.append(job_id)
-        self.happen(Accept(job_id, intake, demand, frozenset(after), failed_dependency, self.now_us))
+        self.batches[job_id] = batch_id
+        self.happen(Accept(job_id, intake, demand, frozenset(after), failed_dependency, self.now_us, batch))
+
+    @rule(solver=st.sampled_from([None, "ccx"]), paused=st.booleans())
+    def pause_or_not(self, solver: str | None, paused: bool) -> None:
+        if paused:
+            self.world.set_pause(Pause(solver, "user1", self.now_us, None))
+        else:
+            self.world.end_pause(solver)
 
     @precondition(lambda self: self.jobs(is_open))
     @rule(which=indices)
@@ -243,7 +267,8 @@ class Sequences(RuleBasedStateMachine):
         for job in jobs:
             unmet = frozenset(job.spec.after) & open_ids if job.state is State.QUEUED else frozenset()
             alive = job.id in stuck
-            self.effects += machine.restore(self.world, job, demands[job.id], unmet, self.now, alive=alive)
+            batch = self.recorded.get(job.spec.batch or "")
+            self.effects += machine.restore(self.world, job, demands[job.id], unmet, self.now, alive=alive, batch=batch)
         self.world.sanity_check()
         running = self.jobs(is_running)
         self.happen(*[Lost(job.id, job.current.token, LIMITS.interruptions_max, self.now_us) for job in running])
@@ -295,13 +320,26 @@ class Sequences(RuleBasedStateMachine):
     def what_explain_says_is_what_plan_does(self) -> None:
         starts = scheduler.plan(self.world, LIMITS).starts
         for job in self.jobs(lambda job: job.state is State.QUEUED):
-            findings = scheduler.explain(self.world, LIMITS, job.id, self.now)
+            findings = scheduler.explain(self.world, LIMITS, job.id, self.now, self.now_us)
             assert (job.id in starts) == (not any(finding.holds for finding in findings))
+
+    @invariant()
+    def a_batch_keeps_its_rule(self) -> None:
+        for batch in self.world.batches.values():
+            queued = machine.queued_members(self.world, batch.id)
+            assert not (batch.stopped and queued), f"{batch.id} is stopped and {queued} still wait"
+            ends = {self.ends.get(i) for i in self.accepted if self.batches.get(i) == batch.id}
+            if batch.on_error == "fail":
+                assert bool(batch.stopped) == bool(ends & {State.FAILED, State.REJECTED})
+            if batch.max_jobs is not None:
+                assert self.world.used.batches[batch.id] <= batch.max_jobs
 
     # --- the end: everything goes well from here on -----------------------------------------------------------------
 
     def teardown(self) -> None:
         self.world.draining = False
+        for solver in list(self.world.pauses):
+            self.world.end_pause(solver)
         attempts = sum(len(job.attempts) for job in self.world.jobs.values())
         for _ in range(10 * (len(self.accepted) + attempts + 1)):
             self.advance(400.0)
@@ -321,7 +359,8 @@ class Sequences(RuleBasedStateMachine):
         assert self.world.used.jobs == 0
         for job in self.world.jobs.values():
             others = self.world.unmet.get(job.id, ())
-            assert others or self.world.demands[job.id] in HOPELESS, f"{job.id} could have ended"
+            demand = replace(self.world.demands[job.id], batch=None, batch_jobs=0)
+            assert others or demand in HOPELESS, f"{job.id} could have ended"
         assert len(set(self.published)) == len(self.published), "published twice"
         assert {*self.published, *self.world.jobs} == set(self.accepted), "a job was lost"
         assert self.manifests.keys() == set(self.published)

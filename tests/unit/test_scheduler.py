@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders import BAD, GIB, Story, make_demand, make_facts, make_limits, make_settings
+from builders import BAD, GIB, SECOND_US, Story, make_demand, make_facts, make_limits, make_settings
 from solvisor import machine
 from solvisor.events import BackoffOver, DeadlinePassed
-from solvisor.model import Cause, Demand, Limits, Reason, Retry, State
+from solvisor.model import Cause, Demand, Limits, Pause, Reason, Retry, State
 from solvisor.scheduler import admit, due, explain, plan
+from solvisor.views import Holder
 from solvisor.world import Place, Queue, Used, World
 
 RESTS = make_settings(Retry(max=5, on=(Cause.EXIT,), delay_seconds=30.0))
@@ -262,7 +263,7 @@ def test_a_plan_looks_at_one_place_per_demand_and_one_per_start() -> None:
 
 def reasons(story: Story, job_id: str, limits: Limits = LIMITS) -> list[tuple[Reason, str]]:
     """What holds the job back."""
-    findings = explain(story.world, limits, job_id, story.now)
+    findings = explain(story.world, limits, job_id, story.now, story.now_us)
     assert findings == sorted(findings, key=lambda f: not f.holds), "what holds it back comes first"
     return [(finding.reason, finding.text) for finding in findings if finding.holds]
 
@@ -272,12 +273,12 @@ NEVER = "; it can never start so: raise the limit, or cancel it and ask for less
 SENTENCES: dict[str, tuple[list[Demand], Demand, list[tuple[Reason, str]]]] = {
     "it would start now": ([], NARROW, []),
     "all jobs run": ([NARROW] * 4, NARROW, [(Reason.JOBS, "4 of at most 4 jobs are running")]),
-    "cores": ([NARROW, HALF], HALF, [(Reason.CPUS, "needs 4 cores; 5 of 8 are taken")]),
-    "memory": ([BIG], BIG, [(Reason.MEMORY, "needs 12.00 GiB of memory; 12.00 GiB of 16.00 GiB are taken")]),
+    "cores": ([NARROW, HALF], HALF, [(Reason.CPUS, "needs 4, 3 of 8 free")]),
+    "memory": ([BIG], BIG, [(Reason.MEMORY, "needs 12 GiB, 4 GiB of 16 GiB free")]),
     "a license": (
         [LICENSED, LICENSED],
         LICENSED,
-        [(Reason.LICENSE, "needs 1 of license orcaflex; 2 of 2 are taken")],
+        [(Reason.LICENSE, "orcaflex: needs 1, 2 of 2 in use")],
     ),
     "the solver's own limit": (
         [ONE_AT_A_TIME],
@@ -287,15 +288,15 @@ SENTENCES: dict[str, tuple[list[Demand], Demand, list[tuple[Reason, str]]]] = {
     "no such solver": (
         [],
         UNKNOWN,
-        [(Reason.SOLVER, "solver abaqus is not in the configuration: add [solver.abaqus], or cancel the job")],
+        [(Reason.SOLVER, "abaqus is not in the configuration: add [solver.abaqus], or cancel the job")],
     ),
-    "more than there is": ([], TOO_WIDE, [(Reason.CPUS, "needs 9 cores; 0 of 8 are taken" + NEVER)]),
+    "more than there is": ([], TOO_WIDE, [(Reason.CPUS, "needs 9, 8 of 8 free" + NEVER)]),
     "several things at once": (
         [HALF, NARROW],
         UNLICENSED_WIDE,
         [
-            (Reason.CPUS, "needs 4 cores; 5 of 8 are taken"),
-            (Reason.LICENSE, "needs 1 of license mapdl; 0 of 0 are taken" + NEVER),
+            (Reason.LICENSE, "mapdl: needs 1, 0 of 0 in use" + NEVER),
+            (Reason.CPUS, "needs 4, 3 of 8 free"),
         ],
     ),
 }
@@ -315,14 +316,14 @@ def test_a_limit_of_zero_is_not_an_unknown_solver() -> None:
 
 def test_a_job_behind_a_wide_one_is_told_which() -> None:
     story = build(Case([NARROW], [WIDE, NARROW, HALF], ""))
-    text = "1 of 3 jobs that wait for room come first; a is the next to get cores or memory, and nobody overtakes it"
+    text = "2nd of 3; a is the next to get cores or memory, and nobody overtakes it"
     assert reasons(story, "b") == [(Reason.ORDER, text)]
-    assert reasons(story, "a") == [(Reason.CPUS, "needs 8 cores; 1 of 8 are taken")]
+    assert reasons(story, "a") == [(Reason.CPUS, "needs 8, 7 of 8 free")]
 
 
 def test_a_job_whose_room_goes_to_those_before_it_is_told_its_rank() -> None:
     story = build(Case([], [NARROW] * 3, ""))
-    assert reasons(story, "c", make_limits(max_jobs=2)) == [(Reason.ORDER, "2 of 3 jobs that wait for room come first")]
+    assert reasons(story, "c", make_limits(max_jobs=2)) == [(Reason.ORDER, "3rd of 3; first is a")]
 
 
 def test_dependency_rest_and_drain_are_reasons() -> None:
@@ -343,9 +344,55 @@ def test_dependency_rest_and_drain_are_reasons() -> None:
 def test_only_a_queued_job_can_be_explained() -> None:
     story = build(Case([NARROW], [], ""))
     with pytest.raises(ValueError, match="running-0 is running, not queued"):
-        explain(story.world, LIMITS, "running-0", story.now)
+        explain(story.world, LIMITS, "running-0", story.now, story.now_us)
     with pytest.raises(KeyError):
-        explain(story.world, LIMITS, "nobody", story.now)
+        explain(story.world, LIMITS, "nobody", story.now, story.now_us)
+
+
+def test_pauses_of_everything_and_of_one_solver() -> None:
+    story = build(Case([], [NARROW, ONE_AT_A_TIME], ""))
+    story.world.set_pause(Pause("ccx", "user1", story.now_us, "new version"))
+    assert plan(story.world, LIMITS).starts == ("b",)
+    text = "ccx was paused by user1: new version; solvisor resume ccx lets it go on"
+    assert reasons(story, "a") == [(Reason.PAUSED, text)]
+    story.world.set_pause(Pause(None, None, story.now_us, None))
+    assert plan(story.world, LIMITS).starts == ()
+    assert reasons(story, "b") == [(Reason.PAUSED, "everything was paused; solvisor resume lets it go on")]
+    story.world.end_pause(None)
+    story.world.end_pause("ccx")
+    assert plan(story.world, LIMITS).starts == ("a", "b")
+
+
+def test_a_batch_has_its_own_bound_and_lets_others_pass() -> None:
+    of_batch = make_demand(batch="sweep", batch_jobs=2)
+    story = build(Case([of_batch], [of_batch, of_batch, NARROW], ""))
+    assert plan(story.world, LIMITS).starts == ("a", "c")
+    story.start("a")
+    assert reasons(story, "b") == [(Reason.JOBS, "2 of at most 2 jobs of its batch are running")]
+
+
+def test_who_holds_what_a_job_waits_for_is_named_the_longest_first() -> None:
+    story = Story()
+    for name in ("riser-1", "riser-2", "riser-3"):
+        story.accept(name, LICENSED, user="user1")
+    story.start("riser-1")
+    story.now_us += 60 * SECOND_US
+    story.start("riser-2")
+    story.now_us += 60 * SECOND_US
+    finding, *_ = explain(story.world, LIMITS, "riser-3", story.now, story.now_us)
+    assert finding.holders == (Holder("riser-1", "user1", 120.0), Holder("riser-2", "user1", 60.0))
+    assert (finding.need, finding.used, finding.total) == (1, 2, 2)
+
+
+def test_places_are_counted_as_people_do() -> None:
+    story = Story()
+    for n in range(1, 113):
+        story.accept(f"job-{n}", NARROW)
+    places = {1: "1st", 2: "2nd", 3: "3rd", 4: "4th", 11: "11th", 12: "12th", 13: "13th", 21: "21st", 112: "112th"}
+    for n, place in places.items():
+        findings = explain(story.world, LIMITS, f"job-{n}", story.now, story.now_us)
+        (order,) = (finding for finding in findings if finding.label == "order")
+        assert order.text.split("; ")[0] == f"{place} of 112"
 
 
 # --- for any world --------------------------------------------------------------------------------------------------
@@ -415,7 +462,7 @@ def test_nothing_holds_back_exactly_what_starts(world: World, limits: Limits) ->
     starts = plan(world, limits).starts
     for job in world.jobs.values():
         if job.state is State.QUEUED:
-            findings = explain(world, limits, job.id, 0.0)
+            findings = explain(world, limits, job.id, 0.0, 0)
             assert any(finding.holds for finding in findings) == (job.id not in starts)
 
 

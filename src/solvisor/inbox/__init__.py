@@ -88,6 +88,13 @@ class Inbox:
         """What lies in the inbox and waits, as of the last scan, each with its route (empty for the inbox itself)."""
         return self._waits
 
+    @property
+    def trouble(self) -> str | None:
+        """What keeps the inbox from being read now, if anything."""
+        return (
+            f"the inbox cannot be read, and nothing is taken until it can: {self._trouble}" if self._trouble else None
+        )
+
     async def run(self, accept: Callable[[Sequence[Intake]], Awaitable[None]]) -> None:
         """Claim what is dropped and give it to ``accept``, until cancelled.
 

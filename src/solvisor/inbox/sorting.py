@@ -16,7 +16,8 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from solvisor.intake import JOB_FILE_SUFFIX, is_ignored, is_job_file, is_temporary
+from solvisor.intake import FOLDER_JOB_FILE, JOB_FILE_SUFFIX, is_ignored, is_job_file, is_temporary
+from solvisor.names import escape_name
 
 from .settle import Seen, due, quiet, settled
 
@@ -95,6 +96,26 @@ class Wait(NamedTuple):
     why: Why
     on: str
     until: float
+
+    @property
+    def text(self) -> str:
+        """In words, for people."""
+        on = escape_name(self.on)
+        match self.why:
+            case "settling":
+                return "still growing or changing"
+            case "second_name":
+                return "has a second name (a hard link), so it could change while it is used; replace it by a copy"
+            case "claim":
+                return on or "could not be taken a moment ago; is tried again"
+            case "companion":
+                return f"waits for {on}, which it names"
+            case "held":
+                return f"waits for {on}, which may name it"
+            case "job_file":
+                return "waits for a job file that names it"
+            case "folder":
+                return f"holds no {FOLDER_JOB_FILE} and not exactly one input; waits for it to be completed"
 
 
 @dataclass(slots=True)

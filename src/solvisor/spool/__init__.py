@@ -14,6 +14,7 @@ from .drops import Take
 from .files import NotDurable, ignore_lease_breaks
 from .move import is_original
 from .results import Publication, Results, Survey
+from .uploads import Upload, discard_unfinished
 
 __all__ = [
     "Claims",
@@ -24,6 +25,8 @@ __all__ = [
     "Survey",
     "Take",
     "Taken",
+    "Upload",
+    "discard_unfinished",
     "escape_name",
     "ignore_lease_breaks",
     "is_original",

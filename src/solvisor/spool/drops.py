@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
+from solvisor.model import Request
 from solvisor.names import escape_name, is_plain_name
 
 from . import files
@@ -44,7 +45,8 @@ class Take(Struct, frozen=True):
     ``sources`` are names relative to the inbox (``beam.inp``, or ``ccx/beam.inp`` when dropped in the folder of the
     route ``ccx``), all in one folder; with ``folder`` exactly one name, a directory. Names are as the file system has
     them (``os.fsdecode``). ``quiet``: size and time did not change for long, so a file on which no lease can be had
-    may be taken. ``force``: take a file although it has a second name (hard link), only to reject it.
+    may be taken. ``force``: take a file although it has a second name (hard link), only to reject it. ``request``:
+    it did not lie in the inbox but was sent, or is taken again; then ``sources`` only say what it was called.
     """
 
     id: str
@@ -53,6 +55,7 @@ class Take(Struct, frozen=True):
     folder: bool = False
     quiet: bool = False
     force: bool = False
+    request: Request | None = None
 
     def __post_init__(self) -> None:
         folders = {os.path.dirname(source) for source in self.sources}

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 from msgspec import Struct
 
-from solvisor.model import FileFact, Original
+from solvisor.model import FileFact, Original, Request
 from solvisor.names import escape_name, unescape_name
 
 from . import files
@@ -50,12 +50,14 @@ class Plan(Struct, frozen=True):
     """``claim.json``: what the drop consists of, so that half a claim can be told from a whole one. Names are escaped.
 
     ``originals`` are the sources as they were when looked at; of a folder everything in it, and only if it is copied.
+    With a ``request`` the drop was whole before it got its id, and nothing of it ever lay in the inbox.
     """
 
     sources: tuple[str, ...]
     route: str | None
     folder: bool
     originals: tuple[Original, ...]
+    request: Request | None = None
 
 
 class Move:
@@ -160,7 +162,7 @@ class Move:
                 os.mkdir(_INPUT, 0o750, dir_fd=self._job_fd)
         if files.lstat(_INPUT, self._job_fd) is not None:
             self._input_fd = self._open(_INPUT, self._job_fd)
-        if plan is not None and not self._is_whole(plan) and self.undo():
+        if plan is not None and plan.request is None and not self._is_whole(plan) and self.undo():
             return False
         self._rules = self._rules._replace(leases=False, quiet=True, force=True)
         if self.take.folder:
@@ -341,8 +343,10 @@ def resume(job_id: str, work_fd: int, source_folder: Callable[[str], int], rules
     if plan is None:
         take = Take(job_id, tuple(names))
     else:
-        take = Take(job_id, tuple(map(unescape_name, plan.sources)), plan.route, plan.folder)
-    move = Move(take, source_folder(os.path.dirname(take.sources[0])), work_fd, rules)
+        sources = tuple(map(unescape_name, plan.sources))
+        take = Take(job_id, sources, plan.route, plan.folder, request=plan.request)
+    folder = "" if take.request is not None else os.path.dirname(take.sources[0])
+    move = Move(take, source_folder(folder), work_fd, rules)
     if plan is None and (data is not None or len(names) > 1):
         move.problem = INTERRUPTED
     with contextlib.ExitStack() as on_failure:

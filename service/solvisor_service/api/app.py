@@ -1,0 +1,372 @@
+"""The routes: HTTP in, ``desk`` out. One function per route, and one table of them.
+
+Rules: everything outside the table is 404; every refusal is a problem document (RFC 9457) with a stable code. Bodies
+are bounded. Nothing is decided here about jobs.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import anyio
+import msgspec
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from solvisor import model
+from solvisor.desk import AmbiguousJob, Conflict, Desk, NoSuchJob, Stopping
+from solvisor.errors import Refused, SolvisorError, StoreUnavailable
+from solvisor.history import Filters
+from solvisor.intake import FOLDER_JOB_FILE, is_job_file
+from solvisor.model import Job, State
+from solvisor.spool import Upload
+from solvisor.spool.reading import JobFolder
+from solvisor.views import BatchRule, Problem
+
+from .listening import user_of
+from .multipart import receive
+
+T = TypeVar("T")
+
+BODY_MAX: Final = 64 << 10
+LOG_MAX: Final = 1 << 20
+CHUNK: Final = 1 << 18
+WAIT_MAX_SECONDS: Final = 60.0
+PAGE: Final = 100
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+log = structlog.get_logger()
+
+Handler = Callable[[Request, Desk], Awaitable[Response]]
+
+
+class _PauseBody(msgspec.Struct, forbid_unknown_fields=True):
+    solver: str | None = None
+    note: str | None = None
+
+
+class _CancelBody(msgspec.Struct, forbid_unknown_fields=True):
+    running: bool = False
+
+
+def make_app(desk: Desk, folders: JobFolder) -> Starlette:
+    """The application that answers for ``desk``; ``folders`` reads what jobs left."""
+    app = Starlette(
+        routes=[Route(path, partial(_answer, handler, desk), methods=[method]) for method, path, handler in ROUTES],
+        exception_handlers={404: _not_found, 405: _not_allowed},
+    )
+    app.state.folders = folders
+    return app
+
+
+# --- questions ------------------------------------------------------------------------------------------------------
+
+
+async def _status(_: Request, desk: Desk) -> Response:
+    return _json(desk.status())
+
+
+async def _jobs(request: Request, desk: Desk) -> Response:
+    query = request.query_params
+    known = {"state", "solver", "user", "project", "batch", "since", "limit", "cursor"}
+    unknown = sorted(set(query) - known)
+    if unknown:
+        raise Refused("usage", f"there is no filter {unknown[0]!r}; there are: {', '.join(sorted(known))}")
+    filters = Filters(
+        states=tuple(_state(text) for text in query.getlist("state")),
+        solver=query.get("solver"),
+        user=query.get("user"),
+        project=query.get("project"),
+        batch=query.get("batch"),
+        since_us=_number(query.get("since"), "since"),
+    )
+    limit = _number(query.get("limit"), "limit")
+    return _json(await desk.page(filters, query.get("cursor"), PAGE if limit is None else limit))
+
+
+async def _job(request: Request, desk: Desk) -> Response:
+    job = await _found(request, desk)
+    seconds = _seconds(request)
+    if seconds:
+        await desk.wait_finished(job.id, seconds)
+        job = await desk.find(job.id, None)
+    return _json(await desk.view(job))
+
+
+async def _explain(request: Request, desk: Desk) -> Response:
+    return _json(await desk.explain(await _found(request, desk)))
+
+
+async def _manifest(request: Request, desk: Desk) -> Response:
+    job = await _found(request, desk)
+    desk.must_be_published(job)
+    return await _file_answer(request, job, "manifest.json", "application/json")
+
+
+async def _file(request: Request, desk: Desk) -> Response:
+    job = await _found(request, desk)
+    desk.must_be_published(job)
+    return await _file_answer(request, job, request.path_params["path"], "application/octet-stream")
+
+
+async def _file_answer(request: Request, job: Job, path: str, kind: str) -> Response:
+    folders: JobFolder = request.app.state.folders
+    file = await anyio.to_thread.run_sync(folders.open, job.id, path)
+    if file is None:
+        raise NoSuchFile(f"{job.id} has no file {path!r}; its manifest lists what it has")
+
+    async def content() -> AsyncIterator[bytes]:
+        with file:
+            while chunk := await anyio.to_thread.run_sync(file.read, CHUNK):
+                yield chunk
+
+    size = folders.size(file)
+    return StreamingResponse(content(), media_type=kind, headers={"Content-Length": str(size)})
+
+
+async def _log(request: Request, desk: Desk) -> Response:
+    job = await _found(request, desk)
+    which = request.path_params["which"]
+    if which not in ("stdout", "stderr"):
+        raise NoSuchFile(f"there is no log {which!r}; there are stdout and stderr")
+    query = request.query_params
+    offset, tail, attempt = (_number(query.get(name), name) for name in ("offset", "tail", "try"))
+    if attempt is not None and not 1 <= attempt <= len(job.attempts):
+        raise NoSuchFile(f"{job.id} has no try {attempt}; so far there were {len(job.attempts)}")
+    aside = f"attempt-{attempt}/" if attempt is not None and attempt < len(job.attempts) else ""
+    read = partial(request.app.state.folders.read, job.id, f"{aside}{which}.log", offset, tail, LOG_MAX)
+    data, end = await anyio.to_thread.run_sync(read)
+    return Response(data, media_type="text/plain; charset=utf-8", headers={"Solvisor-Offset": str(end)})
+
+
+# --- orders ---------------------------------------------------------------------------------------------------------
+
+
+async def _submit(request: Request, desk: Desk) -> Response:
+    incoming = _Incoming(desk)
+    try:
+        job = await receive(
+            request.stream(),
+            request.headers.get("content-type", ""),
+            incoming.begin,
+            incoming.write,
+            incoming.end,
+        )
+        if incoming.upload is None:
+            raise Refused("usage", "no file came; send at least one, as curl -F file=@beam.inp does")
+    except BaseException:
+        if incoming.upload is not None:
+            await desk.abandon(incoming.upload)
+        raise
+    asked = model.Request(
+        "socket", user_of(request.scope), request.query_params.get("batch"), request.headers.get("idempotency-key")
+    )
+    submitted = await desk.submit(incoming.upload, incoming.names, _wishes(job), asked)
+    return _json(submitted, 200 if submitted.existing else 201)
+
+
+class _Incoming:
+    """The files of one submission on their way to the disk, each write in a thread."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.upload: Upload | None = None
+        self.names: list[str] = []
+        self._desk = desk
+
+    async def begin(self, name: str) -> None:
+        if is_job_file(name) and FOLDER_JOB_FILE not in self.names:
+            name = FOLDER_JOB_FILE
+        self.names.append(name)
+        if self.upload is None:
+            self.upload = await self._desk.open_upload(name)
+        await anyio.to_thread.run_sync(self.upload.begin, name)
+
+    async def write(self, data: bytes) -> None:
+        assert self.upload is not None  # noqa: S101  begin made it
+        await anyio.to_thread.run_sync(self.upload.write, data)
+
+    async def end(self) -> None:
+        assert self.upload is not None  # noqa: S101  begin made it
+        await anyio.to_thread.run_sync(self.upload.end)
+
+
+def _wishes(job: bytes | None) -> dict[str, Any] | bytes | None:
+    """The part ``job``: a JSON object, or else the text of a job file."""
+    if job is None or not job.lstrip().startswith(b"{"):
+        return job
+    try:
+        wishes = json.loads(job, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise Refused("usage", f"the job is not good JSON: {error}") from None
+    return dict(wishes)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+async def _cancel(request: Request, desk: Desk) -> Response:
+    return _json(await desk.cancel(await _found(request, desk), user_of(request.scope)))
+
+
+async def _retry(request: Request, desk: Desk) -> Response:
+    return _json(await desk.retry(await _found(request, desk), user_of(request.scope)), 201)
+
+
+async def _pause(request: Request, desk: Desk) -> Response:
+    body = await _body(request, _PauseBody)
+    return _json(await desk.pause(body.solver, body.note, user_of(request.scope)))
+
+
+async def _resume(request: Request, desk: Desk) -> Response:
+    body = await _body(request, _PauseBody)
+    return _json(await desk.resume(body.solver, user_of(request.scope)))
+
+
+async def _open_batch(request: Request, desk: Desk) -> Response:
+    return _json(await desk.open_batch(await _body(request, BatchRule), user_of(request.scope)), 201)
+
+
+async def _batch(request: Request, desk: Desk) -> Response:
+    return _json(await desk.batch(request.path_params["batch"], _seconds(request)))
+
+
+async def _close_batch(request: Request, desk: Desk) -> Response:
+    return _json(await desk.close_batch(request.path_params["batch"]))
+
+
+async def _cancel_batch(request: Request, desk: Desk) -> Response:
+    body = await _body(request, _CancelBody)
+    user = user_of(request.scope)
+    return _json(await desk.cancel_batch(request.path_params["batch"], user, running=body.running))
+
+
+ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
+    ("GET", "/v1/status", _status),
+    ("GET", "/v1/jobs", _jobs),
+    ("POST", "/v1/jobs", _submit),
+    ("GET", "/v1/jobs/{job}", _job),
+    ("GET", "/v1/jobs/{job}/explain", _explain),
+    ("GET", "/v1/jobs/{job}/manifest", _manifest),
+    ("GET", "/v1/jobs/{job}/logs/{which}", _log),
+    ("GET", "/v1/jobs/{job}/files/{path:path}", _file),
+    ("POST", "/v1/jobs/{job}/cancel", _cancel),
+    ("POST", "/v1/jobs/{job}/retry", _retry),
+    ("POST", "/v1/pause", _pause),
+    ("POST", "/v1/resume", _resume),
+    ("POST", "/v1/batches", _open_batch),
+    ("GET", "/v1/batches/{batch}", _batch),
+    ("POST", "/v1/batches/{batch}/close", _close_batch),
+    ("POST", "/v1/batches/{batch}/cancel", _cancel_batch),
+)
+
+
+# --- helpers --------------------------------------------------------------------------------------------------------
+
+
+class NoSuchFile(SolvisorError):
+    """The job has no such file or log."""
+
+    code = "no_such_file"
+
+
+async def _answer(handler: Handler, desk: Desk, request: Request) -> Response:
+    """The answer of a handler, or the problem document of what it raised."""
+    try:
+        return await handler(request, desk)
+    except ClientDisconnect:
+        return Response(status_code=499)
+    except SolvisorError as error:
+        return _problem(_problem_of(error))
+    except OSError as error:
+        log.error("request.failed", path=request.url.path, error=str(error))
+        status = 507 if error.errno in _FULL else 503
+        text = f"{error.strerror or error}; nothing was taken in, try again later"
+        return _problem(Problem(title="unavailable", status=status, detail=text, code="unavailable"))
+
+
+def _problem_of(error: SolvisorError) -> Problem:
+    text = str(error)
+    match error:
+        case NoSuchJob() | NoSuchFile():
+            return Problem(title="not found", status=404, detail=text, code=error.code)
+        case AmbiguousJob():
+            return Problem(title="ambiguous", status=409, detail=text, code=error.code, candidates=error.candidates)
+        case Conflict():
+            return Problem(title="conflict", status=409, detail=text, code=error.reason)
+        case Refused():
+            status = {"usage": 400, "key": 409}.get(error.refusal, 422)
+            return Problem(title="refused", status=status, detail=text, code=error.refusal)
+        case Stopping() | StoreUnavailable():
+            return Problem(title="unavailable", status=503, detail=text, code="unavailable")
+        case _:
+            return Problem(title="failed", status=500, detail=text, code=error.code)
+
+
+def _problem(problem: Problem) -> Response:
+    return Response(msgspec.json.encode(problem), problem.status, media_type="application/problem+json")
+
+
+async def _not_found(request: Request, _: Exception) -> Response:
+    text = f"there is no route {request.url.path}"
+    return _problem(Problem(title="not found", status=404, detail=text, code="no_such_route"))
+
+
+async def _not_allowed(request: Request, error: Exception) -> Response:
+    text = f"{request.method} is not for {request.url.path}"
+    answer = _problem(Problem(title="method not allowed", status=405, detail=text, code="method"))
+    answer.headers.update(getattr(error, "headers", None) or {})
+    return answer
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+async def _found(request: Request, desk: Desk) -> Job:
+    return await desk.find(request.path_params["job"], user_of(request.scope))
+
+
+async def _body(request: Request, kind: type[T]) -> T:
+    """The JSON body as ``kind``; an empty one is that with its defaults."""
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > BODY_MAX:
+            raise Refused("usage", f"the body is larger than {BODY_MAX >> 10} KiB")
+    try:
+        return msgspec.json.decode(bytes(data) or b"{}", type=kind)
+    except msgspec.DecodeError as error:
+        raise Refused("usage", f"the body is not what is expected here: {error}") from None
+
+
+def _state(text: str) -> State:
+    try:
+        return State(text)
+    except ValueError:
+        raise Refused("usage", f"there is no state {text!r}; there are: {', '.join(State)}") from None
+
+
+def _number(text: str | None, name: str) -> int | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise Refused("usage", f"{name}={text!r} is not a whole number from 0")
+    return int(text)
+
+
+def _seconds(request: Request) -> float:
+    """How long a question may wait for its answer."""
+    text = request.query_params.get("wait", "0")
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text):
+        raise Refused("usage", f"wait={text!r} is not a number of seconds")
+    return min(float(text), WAIT_MAX_SECONDS)

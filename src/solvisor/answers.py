@@ -1,0 +1,206 @@
+"""What the world looks like from outside: records turned into the public shapes of ``views``.
+
+Rules: pure functions; ``now_us`` is UTC microseconds, ``now`` monotonic seconds. A live job that ended is shown as
+collecting, because its result is not in its place yet; one whose processes would not die is the exception, for that
+place it will not reach soon. Cost is that of what is shown: nothing here walks all queued jobs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from .manifest import attempt_facts, rfc3339
+from .model import TARGETS, TERMINAL, Batch, Cause, Check, Job, Limits, Pause, Reason, Settings, State
+from .scheduler import explain, reason, reason_of_demand
+from .views import BatchView, Explanation, JobRow, JobView, Level, Waiting
+from .views import Pause as PauseView
+from .world import World
+
+REASONS = {
+    Reason.ORDER: "waits for its turn. Nothing is wrong.",
+    Reason.JOBS: "waits for a free place. Nothing is wrong.",
+    Reason.CPUS: "waits for cores. Nothing is wrong.",
+    Reason.MEMORY: "waits for memory. Nothing is wrong.",
+    Reason.LICENSE: "waits for a license. Nothing is wrong.",
+    Reason.SERVER: "waits for a warm server.",
+    Reason.DEPENDENCY: "waits for another job. Nothing is wrong.",
+    Reason.PAUSED: "waits because it was paused.",
+    Reason.BACKOFF: "rests before its next try.",
+    Reason.HOURS: "waits for its hours. Nothing is wrong.",
+    Reason.DISK: "waits for free disk space.",
+    Reason.SOLVER: "waits for a place at its solver. Nothing is wrong.",
+}
+
+NEXT = {
+    Cause.SPAWN: "mend the solver's table or its installation (solvisor doctor), then: solvisor retry {id}",
+    Cause.TIMEOUT: 'give it more time (timeout = "..." in a job file or in the solver\'s table) and submit it again',
+    Cause.LOST: "nothing is wrong with the job itself; run it again: solvisor retry {id}",
+    Cause.UNKILLABLE: "look at its processes; its room stays taken until they are gone",
+}
+NEXT_ELSE = "correct the input and submit it again; run it unchanged: solvisor retry {id}"
+
+
+def shown_state(job: Job, *, live: bool) -> State:
+    """The state that is told; ``live``: the job is in the world, so its result is not in its place yet."""
+    if live and job.state in TERMINAL and job.cause is not Cause.UNKILLABLE:
+        return State.COLLECTING
+    return job.state
+
+
+def folder_of(job: Job, *, live: bool) -> str:
+    """Where its folder lies, relative to the home."""
+    return f"work/{job.id}" if live else f"{TARGETS[job.state]}/{job.id}"
+
+
+def row(world: World, limits: Limits, job: Job, now_us: int) -> JobRow:
+    """One job in one line; ``job`` is the world's own record where it is live."""
+    return JobRow(**_row(world, limits, job, now_us))
+
+
+def _row(world: World, limits: Limits, job: Job, now_us: int) -> dict[str, Any]:
+    live = job.id in world.jobs
+    state = shown_state(job, live=live)
+    spec = job.spec
+    over = state in TERMINAL
+    began, ended = job.started_us, job.finished_us if over else None
+    return {
+        "id": job.id,
+        "name": spec.name,
+        "state": state,
+        "solver": spec.solver,
+        "user": spec.user,
+        "project": spec.project,
+        "batch": spec.batch,
+        "retry_of": spec.retry_of,
+        "reason": reason(world, limits, job)[0] if state is State.QUEUED else None,
+        "cause": job.cause if over else None,
+        "code": job.code if over else None,
+        "message": job.message if over else None,
+        "tries": len(job.attempts),
+        "submitted": rfc3339(job.submitted_us),
+        "started": None if began is None else rfc3339(began),
+        "finished": None if ended is None else rfc3339(ended),
+        "queue_seconds": max(0, (began or ended or now_us) - job.submitted_us) / 1e6,
+        "run_seconds": None if began is None else max(0, (ended or now_us) - began) / 1e6,
+        "folder": folder_of(job, live=live),
+    }
+
+
+def view(
+    world: World, limits: Limits, job: Job, settings: Settings | None, checks: tuple[Check, ...], now_us: int
+) -> JobView:
+    """One job with all that is known; ``settings`` are those that an attempt would get now, if its solver is known."""
+    spec = job.spec
+    force = job.attempt.settings if job.attempt else settings
+    return JobView(
+        **_row(world, limits, job, now_us),
+        kind=force.kind if force else "",
+        primary=spec.primary,
+        source=f"{spec.source.via}: {spec.source.path}",
+        priority=spec.priority,
+        key=spec.key,
+        after=spec.after,
+        params=spec.params,
+        timeout_seconds=force.timeout_seconds if force else spec.timeout_seconds,
+        cpus=force.cpus if force else 0,
+        memory_bytes=force.memory_bytes if force else 0,
+        licenses=force.licenses if force else {},
+        tries_max=1 + (force.retry.max if force else 0),
+        cancel=job.cancel,
+        command=job.attempt.argv if job.attempt else (),
+        attempts=tuple(map(attempt_facts, job.attempts)),
+        checks=checks,
+    )
+
+
+def explanation(world: World, limits: Limits, view: JobView, now: float, now_us: int) -> Explanation:
+    """Why a job is where it is, as a colleague would say it."""
+    match view.state:
+        case State.QUEUED:
+            findings = tuple(explain(world, limits, view.id, now, now_us))
+            first = next((finding for finding in findings if finding.holds), None)
+            if first is None:
+                headline = "starts now."
+            elif first.need is not None and first.total is not None and first.need > first.total:
+                headline = "can never start as things are."
+            else:
+                headline = REASONS[first.reason]
+            return Explanation(job=view, headline=headline, findings=findings)
+        case State.RUNNING:
+            left = f", at most {view.timeout_seconds:g} s" if view.timeout_seconds is not None else ", without a limit"
+            headline = f"runs: try {view.tries} of {view.tries_max}{left}."
+            if view.cancel:
+                headline = "is being stopped: it was cancelled."
+            return Explanation(job=view, headline=headline)
+        case State.COLLECTING:
+            return Explanation(job=view, headline="has ended; its results are being judged and made safe.")
+        case State.SUCCEEDED:
+            seconds = f" in {view.run_seconds:.1f} s" if view.run_seconds is not None else ""
+            return Explanation(job=view, headline=f"SUCCEEDED{seconds}.", checks=view.checks)
+        case State.FAILED:
+            seconds = f" after {view.run_seconds:.1f} s" if view.run_seconds is not None else ""
+            tries = f", try {view.tries} of {max(view.tries, view.tries_max)}" if view.tries else ""
+            todo = NEXT.get(view.cause, NEXT_ELSE) if view.cause is not None else NEXT_ELSE
+            return Explanation(
+                job=view, headline=f"FAILED{seconds}{tries}", checks=view.checks, next=todo.format(id=view.id)
+            )
+        case _:
+            again = None if view.state is State.REJECTED else f"to run it after all: solvisor retry {view.id}"
+            return Explanation(job=view, headline=view.state.value.upper(), checks=view.checks, next=again)
+
+
+def waiting_for(world: World, limits: Limits) -> tuple[Waiting, ...]:
+    """How many queued jobs wait for what, the largest number first."""
+    counts: Counter[tuple[Reason, str | None]] = Counter()
+    for demand, queue in world.ready.items():
+        if world.draining or None in world.pauses:
+            counts[Reason.PAUSED, None] += len(queue)
+        elif demand.solver in world.pauses:
+            counts[Reason.PAUSED, demand.solver] += len(queue)
+        else:
+            counts[reason_of_demand(world, limits, demand)] += len(queue)
+    counts[Reason.DEPENDENCY, None] += len(world.unmet)
+    resting = {job_id for _, _, job_id in world.backoff if job_id in world.jobs}
+    counts[Reason.BACKOFF, None] += sum(world.jobs[i].backoff_seconds > 0 for i in resting)
+    return tuple(Waiting(why, what, jobs) for (why, what), jobs in counts.most_common() if jobs)
+
+
+def levels(world: World, limits: Limits) -> dict[str, Any]:
+    """How much of jobs, cores, memory and licenses is taken, as ``Status`` has it."""
+    used = world.used
+    names = sorted({*limits.licenses, *(name for name, count in used.licenses.items() if count)})
+    return {
+        "jobs": Level(used.jobs, limits.max_jobs),
+        "cpus": Level(used.cpus, limits.cpus),
+        "memory_bytes": Level(used.memory_bytes, limits.memory_bytes),
+        "licenses": {name: Level(used.licenses[name], limits.licenses.get(name, 0)) for name in names},
+    }
+
+
+def pauses(world: World) -> tuple[PauseView, ...]:
+    """The pauses in force, the one of everything first."""
+    found = sorted(world.pauses.values(), key=lambda pause: pause.solver or "")
+    return tuple(map(_pause, found))
+
+
+def _pause(pause: Pause) -> PauseView:
+    return PauseView(pause.solver, pause.by, rfc3339(pause.since_us), pause.note)
+
+
+def batch_view(world: World, batch: Batch, finished: Counter[State]) -> BatchView:
+    """A batch and how far it is; ``finished`` counts its jobs that are not in the world any more."""
+    counts = Counter({state: count for state, count in finished.items() if count})
+    members = world.members.get(batch.id, set())
+    counts.update(shown_state(world.jobs[member], live=True) for member in members)
+    return BatchView(
+        id=batch.id,
+        name=batch.name,
+        user=batch.user,
+        on_error=batch.on_error,
+        max_jobs=batch.max_jobs,
+        closed=batch.closed,
+        over=batch.closed and not members,
+        stopped=batch.stopped,
+        **{state.value: counts[state] for state in State},
+    )

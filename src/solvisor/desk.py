@@ -1,0 +1,528 @@
+"""The desk: where people's questions and orders reach the engine.
+
+Questions about live jobs and the daemon are answered from memory, so they are answered while a disk hangs; those about
+the past are read over a connection of their own. Orders are carried out in the engine's own task and answered when they
+are durable. Rules: nothing here changes state but through ``Engine.carry_out``. It must not know HTTP, or what is
+printed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from datetime import date, datetime
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio
+import msgspec
+import structlog
+import tomli_w
+from msgspec.structs import replace
+
+from . import __version__, answers
+from .clock import now_us
+from .engine import Engine
+from .errors import Refused, SolvisorError
+from .events import Cancel, Event
+from .history import Filters, History
+from .home import Home, IdMaker
+from .inbox import Inbox
+from .intake import FOLDER_JOB_FILE, decide, is_job_file
+from .machine import queued_members
+from .manifest import Manifest, rfc3339
+from .model import TARGETS, TERMINAL, Batch, Check, Job, Pause, Request, State
+from .names import escape_name, unescape_name
+from .spool import Take, Upload
+from .views import (
+    BatchRule,
+    BatchView,
+    Explanation,
+    Health,
+    InboxWait,
+    JobPage,
+    JobRow,
+    JobView,
+    Status,
+    Submitted,
+    Today,
+)
+
+T = TypeVar("T")
+
+RUNNING_SHOWN = 100
+FAILED_SHOWN = 5
+WAITS_SHOWN = 20
+CANDIDATES_SHOWN = 6
+PAGE_MAX = 1000
+DISK_SECONDS = 10.0
+"""How often the free space is looked at."""
+
+log = structlog.get_logger()
+
+
+class NoSuchJob(SolvisorError):
+    """No job has such a name, or no batch."""
+
+    code = "no_such_job"
+    exit_status = 4
+
+
+class AmbiguousJob(SolvisorError):
+    """Several jobs could be meant: ``candidates``, the newest first."""
+
+    code = "ambiguous_job"
+    exit_status = 2
+
+    def __init__(self, text: str, candidates: tuple[str, ...]) -> None:
+        self.candidates = candidates
+        super().__init__(text)
+
+
+class Conflict(SolvisorError):
+    """The job is not in a state in which this can be done. ``reason`` is the open code."""
+
+    code = "conflict"
+
+    def __init__(self, reason: str, text: str) -> None:
+        self.reason = reason
+        super().__init__(text)
+
+
+class Desk:
+    """Answers for one daemon. Call ``prepare`` before anything is asked, and ``published`` for every result."""
+
+    def __init__(self, *, engine: Engine, inbox: Inbox, home: Home, history: History, ids: IdMaker, host: str) -> None:
+        self._engine = engine
+        self._inbox = inbox
+        self._home = home
+        self._history = history
+        self._ids = ids
+        self._host = host
+        self._began = time.monotonic()
+        self._reading = anyio.CapacityLimiter(1)
+        self._files = anyio.CapacityLimiter(4)
+        self._today: tuple[date, Counter[State]] = (date.min, Counter())
+        self._failed: deque[Job] = deque(maxlen=FAILED_SHOWN)
+        self._disk_free: int | None = None
+
+    async def prepare(self) -> None:
+        """Read what this day brought before this life."""
+        today = datetime.now().astimezone().date()
+        midnight = datetime.combine(today, datetime.min.time()).astimezone()
+        since_us = int(midnight.timestamp() * 1e6)
+        self._today = today, await self._read(partial(self._history.finished_since, since_us))
+        failed = await self._read(partial(self._history.page, Filters(states=(State.FAILED,)), None, FAILED_SHOWN))
+        self._failed.extend(job for job in reversed(failed) if (job.finished_us or 0) >= since_us)
+
+    async def watch_disk(self) -> None:
+        """Keep the figure of free space fresh, until cancelled."""
+        while True:
+            self._disk_free = await anyio.to_thread.run_sync(self._home.free_bytes, limiter=self._files)
+            await anyio.sleep(DISK_SECONDS)
+
+    def published(self, job: Job) -> None:
+        """Count a job whose result lies in its place."""
+        self._tally()[job.state] += 1
+        if job.state is State.FAILED:
+            self._failed.append(replace(job, manifest=None))
+
+    def _tally(self) -> Counter[State]:
+        today = datetime.now().astimezone().date()
+        if today != self._today[0]:
+            self._today = today, Counter()
+            self._failed.clear()
+        return self._today[1]
+
+    # --- questions --------------------------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """The daemon at this moment."""
+        world, limits, now = self._engine.world, self._engine.limits, now_us()
+        problems = [*self._engine.trouble.values(), *filter(None, [self._inbox.trouble])]
+        health: Health = "stopping" if world.draining else "degraded" if problems else "healthy"
+        held = [world.jobs[job_id] for job_id in world.holding]
+        running = sorted((job for job in held if job.state is State.RUNNING), key=lambda job: job.seq)
+        unkillable = sum(job.state in TERMINAL for job in held)
+        waiting = world.states[State.QUEUED]
+        waits = [
+            InboxWait(escape_name(f"{f}/{w.name}" if f else w.name), w.why, w.text) for f, w in self._inbox.waiting
+        ]
+        return Status(
+            host=self._host,
+            version=__version__,
+            home=str(self._home.root),
+            inbox_path=str(self._home.inbox),
+            pid=os.getpid(),
+            health=health,
+            problems=tuple(problems),
+            up_seconds=time.monotonic() - self._began,
+            now=rfc3339(now),
+            running=len(running),
+            collecting=len(world.jobs) - waiting - len(running) - unkillable,
+            waiting=waiting,
+            today=Today(**{state.value: self._tally()[state] for state in TERMINAL}),
+            disk_free_bytes=self._disk_free,
+            waiting_for=answers.waiting_for(world, limits),
+            inbox=tuple(waits[:WAITS_SHOWN]),
+            inbox_total=len(waits),
+            paused=answers.pauses(world),
+            running_jobs=tuple(self._row(job) for job in running[:RUNNING_SHOWN]),
+            last_failed=tuple(self._row(job) for job in reversed(self._failed)),
+            solvers=tuple(sorted(self._engine.config.solver)),
+            **answers.levels(world, limits),
+        )
+
+    async def page(self, filters: Filters, cursor: str | None, limit: int) -> JobPage:
+        """Jobs, newest first. Raises ``Refused`` for a cursor that is not one of ours."""
+        before = None
+        if cursor is not None:
+            if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 16):
+                raise Refused("usage", f"{cursor!r} is no cursor; pass on what next was in the page before")
+            before = int(cursor)
+        limit = max(1, min(limit, PAGE_MAX))
+        stored = filters
+        if State.COLLECTING in filters.states:  # that is also what finished jobs are, until they are published
+            stored = msgspec.structs.replace(filters, states=(*filters.states, *TERMINAL))
+        found = await self._read(partial(self._history.page, stored, before, limit))
+        rows = []
+        for job in found:
+            row = self._row(self._engine.world.jobs.get(job.id, job))
+            if not filters.states or row.state in filters.states:
+                rows.append(row)
+        return JobPage(tuple(rows), str(found[-1].seq) if len(found) == limit else None)
+
+    async def find(self, name: str, user: str | None) -> Job:
+        """The job that is meant by an id, a prefix that only one id has, or ``last`` (the newest, of this user).
+
+        Raises ``NoSuchJob``, ``AmbiguousJob``.
+        """
+        live = self._engine.world.jobs.get(name)
+        if live is not None:
+            return live
+        if name == "last":
+            newest = await self._read(partial(self._history.newest, user))
+            if newest is None:
+                raise NoSuchJob("there is no job yet")
+            ids = [newest]
+        else:
+            plain = name.isascii() and bool(name)
+            ids = await self._read(partial(self._history.ids_like, name, CANDIDATES_SHOWN)) if plain else []
+        if name in ids:
+            ids = [name]
+        if not ids:
+            raise NoSuchJob(f"no job's id begins with {name!r}; solvisor list shows them")
+        if len(ids) > 1:
+            text = (
+                f"{name!r} could be {', '.join(ids[: CANDIDATES_SHOWN - 1])}{', ...' * (len(ids) == CANDIDATES_SHOWN)}"
+            )
+            raise AmbiguousJob(f"{text}; give more of the id", tuple(ids))
+        found = self._engine.world.jobs.get(ids[0]) or await self._read(partial(self._history.job, ids[0]))
+        if found is None:
+            raise NoSuchJob(f"{ids[0]} is gone from the database")
+        return found
+
+    def must_be_published(self, job: Job) -> None:
+        """Raises ``Conflict`` while the result of a job is not in its place."""
+        if job.id in self._engine.world.jobs:
+            state = answers.shown_state(job, live=True)
+            raise Conflict("not_finished", f"{job.id} is {state.value}; it has no result yet")
+
+    async def view(self, job: Job) -> JobView:
+        """All that is known of a job."""
+        live = job.id in self._engine.world.jobs
+        manifest = None if live else await self._in_thread(partial(self._manifest, job))
+        return self._view(job, manifest.checks if manifest else ())
+
+    def _view(self, job: Job, checks: tuple[Check, ...] = ()) -> JobView:
+        config = self._engine.config
+        settings = config.settings(job.spec) if job.spec.solver in config.solver else None
+        now = now_us()
+        job = self._engine.world.jobs.get(job.id, job)
+        return answers.view(self._engine.world, self._engine.limits, job, settings, checks, now)
+
+    async def explain(self, job: Job) -> Explanation:
+        """Why a job is where it is."""
+        view = await self.view(job)
+        return answers.explanation(self._engine.world, self._engine.limits, view, time.monotonic(), now_us())
+
+    async def wait_finished(self, job_id: str, seconds: float) -> None:
+        """Until the job's result lies in its place, or its processes would not die; at most so long."""
+        with anyio.move_on_after(seconds):
+            while (job := self._engine.world.jobs.get(job_id)) is not None:
+                if answers.shown_state(job, live=True) in TERMINAL:
+                    break
+                await self._engine.bell.wait()
+
+    async def batch(self, batch_id: str, wait_seconds: float = 0.0) -> BatchView:
+        """A batch; with ``wait_seconds`` once another of its jobs is finished, or so much later."""
+        world = self._engine.world
+        with anyio.move_on_after(wait_seconds):
+            members = len(world.members.get(batch_id, ()))
+            while wait_seconds and batch_id in world.members and len(world.members[batch_id]) >= max(1, members):
+                await self._engine.bell.wait()
+        stored = await self._read(partial(self._history.batch, batch_id))
+        finished = await self._read(partial(self._history.finished_of_batch, batch_id))
+        batch = world.batches.get(batch_id) or stored
+        if batch is None:
+            raise _no_batch(batch_id)
+        for member in world.members.get(batch_id, ()):
+            job = world.jobs[member]
+            if job.state in TERMINAL and member not in world.changed:
+                finished[job.state] -= 1
+        return answers.batch_view(world, batch, finished)
+
+    # --- orders -----------------------------------------------------------------------------------------------------
+
+    async def open_upload(self, name: str) -> Upload:
+        """Begin a submission whose first file is called ``name``. Its methods block: call them in a thread."""
+        job_id = self._ids.new_id(name, now_us())
+        return await self._in_thread(partial(Upload, self._home, job_id))
+
+    async def submit(
+        self, upload: Upload, names: list[str], job: Mapping[str, Any] | bytes | None, request: Request
+    ) -> Submitted:
+        """Make an upload a job, and answer when it is durable.
+
+        ``names`` are its files as they came; ``job`` are wishes, as the keys of a job file or as the bytes of one. A
+        submission whose key a job has already, with the same files and wishes, is that job. Raises ``Refused``.
+        """
+        self._must_not_stop()
+        if request.batch is not None:
+            await self._must_take_jobs(request.batch)
+        take = Take(upload.job_id, (os.path.basename(names[0]),), folder=True, request=request)
+        if job is None and FOLDER_JOB_FILE not in names:
+            job = {}
+        if job is not None:
+            await self._in_thread(partial(_write_job_file, upload, names, job))
+        return await self._accept(upload, take)
+
+    async def retry(self, job: Job, user: str | None) -> Submitted:
+        """Make a new job of a finished one, with its inputs and wishes, judged by today's configuration.
+
+        Raises ``Conflict``, ``Refused``.
+        """
+        self._must_not_stop()
+        if job.id in self._engine.world.jobs:
+            state = answers.shown_state(job, live=True)
+            raise Conflict("not_finished", f"{job.id} is {state}; only a finished job can be run again")
+        spec = job.spec
+        upload = await self.open_upload(spec.name)
+        try:
+            await self._in_thread(partial(upload.copy_inputs, self._home, TARGETS[job.state], job.id))
+        except BaseException:
+            await self._discard(upload)
+            raise
+        request = Request("retry", user, retry_of=job.id)
+        take = Take(upload.job_id, (unescape_name(spec.source.path),), spec.route, spec.folder, request=request)
+        return await self._accept(upload, take, job)
+
+    async def _accept(self, upload: Upload, take: Take, again: Job | None = None) -> Submitted:
+        """A whole upload on its way to a row; refused, nothing of it is left."""
+        config, limits = self._engine.config, self._engine.limits
+        with anyio.CancelScope(shield=True):  # a client that goes away must not leave half of this
+            try:
+                expected = again.spec.inputs if again else None
+                taken = await self._in_thread(partial(upload.finish, take, expected))
+                intake = await self._in_thread(partial(decide, config, limits, self._home, taken))
+                if intake.refusal is not None:
+                    raise Refused(*intake.refusal)
+                try:
+                    await self._engine.submit(intake)
+                except Refused as refused:
+                    if refused.refusal != "key" or intake.spec.key is None:
+                        raise
+                    other = await self._job_of_key(intake.spec.key)
+                    if not _is_same(other, intake.spec):
+                        raise
+                    await self._discard(upload)
+                    return Submitted(other.id, other.spec.name, other.spec.solver, existing=True)
+            except (Refused, OSError):
+                await self._discard(upload)
+                raise
+            await self._in_thread(upload.close)
+        return Submitted(intake.id, intake.spec.name, intake.spec.solver)
+
+    async def abandon(self, upload: Upload) -> None:
+        """Leave nothing of a submission that broke off."""
+        with anyio.CancelScope(shield=True):
+            await self._discard(upload)
+
+    async def _discard(self, upload: Upload) -> None:
+        def discard() -> None:
+            try:
+                upload.discard()
+            finally:
+                upload.close()
+
+        await self._in_thread(discard)
+
+    async def _job_of_key(self, key: str) -> Job:
+        """The job that has this key, once it is durable."""
+        await self._engine.carry_out(_nothing)
+        found = await self._read(partial(self._history.job_of_key, key))
+        if found is None:
+            raise AssertionError(f"the key {key!r} belongs to nobody")
+        return found
+
+    async def cancel(self, job: Job, user: str | None) -> JobView:
+        """End a job. Raises ``Conflict`` if it is finished."""
+
+        async def act(apply: Callable[[Event], None]) -> None:
+            live = self._engine.world.jobs.get(job.id)
+            if live is None or live.state in TERMINAL:
+                raise Conflict("finished", f"{job.id} is finished already ({(live or job).state.value})")
+            log.info("job.cancel_asked", id=job.id, by=user)
+            apply(Cancel(job.id, now_us()))
+
+        await self._engine.carry_out(act)
+        return self._view(job)
+
+    async def pause(self, solver: str | None, note: str | None, user: str | None) -> Status:
+        """Start nothing more of ``solver``, or of any. Raises ``Refused`` for a solver that does not exist."""
+        self._must_know(solver)
+
+        async def act(_: Callable[[Event], None]) -> None:
+            self._engine.world.set_pause(Pause(solver, user, now_us(), note))
+            log.info("solver.paused", solver=solver, by=user, note=note)
+
+        await self._engine.carry_out(act)
+        return self.status()
+
+    async def resume(self, solver: str | None, user: str | None) -> Status:
+        """Take a pause back. Raises ``Conflict`` if there is none."""
+
+        async def act(_: Callable[[Event], None]) -> None:
+            if solver not in self._engine.world.pauses:
+                what = solver or "nothing as a whole"
+                others = ", ".join(sorted(name for name in self._engine.world.pauses if name))
+                also = f"; paused are: {others}" if others else ""
+                raise Conflict("not_paused", f"{what} is {'not ' if solver else ''}paused{also}")
+            self._engine.world.end_pause(solver)
+            log.info("solver.resumed", solver=solver, by=user)
+
+        await self._engine.carry_out(act)
+        return self.status()
+
+    async def open_batch(self, rule: BatchRule, user: str | None) -> BatchView:
+        """A new batch, to submit jobs into."""
+        self._must_not_stop()
+        batch_id = self._ids.new_id(rule.name or "batch", now_us())
+        batch = Batch(batch_id, rule.name, user, rule.on_error, rule.max_jobs, now_us())
+
+        async def act(_: Callable[[Event], None]) -> None:
+            self._engine.put_batch(batch)
+
+        await self._engine.carry_out(act)
+        return await self.batch(batch_id)
+
+    async def close_batch(self, batch_id: str) -> BatchView:
+        """No more jobs come into this batch."""
+
+        async def act(_: Callable[[Event], None]) -> None:
+            self._engine.put_batch(replace(await self._known_batch(batch_id), closed=True))
+
+        await self._engine.carry_out(act)
+        return await self.batch(batch_id)
+
+    async def cancel_batch(self, batch_id: str, user: str | None, *, running: bool) -> BatchView:
+        """Cancel what of a batch is queued, with ``running`` also what runs; nothing more of it is started."""
+
+        async def act(apply: Callable[[Event], None]) -> None:
+            batch = await self._known_batch(batch_id)
+            world = self._engine.world
+            if batch.stopped is None:
+                self._engine.put_batch(replace(batch, stopped="its batch was cancelled"))
+            members = queued_members(world, batch_id)
+            if running:
+                members += [m for m in world.members.get(batch_id, ()) if world.jobs[m].state is State.RUNNING]
+            log.info("batch.cancel_asked", batch=batch_id, by=user, jobs=len(members))
+            for member in members:
+                if world.jobs[member].state not in TERMINAL:  # one may have been skipped with another
+                    apply(Cancel(member, now_us()))
+
+        await self._engine.carry_out(act)
+        return await self.batch(batch_id)
+
+    # --- helpers ----------------------------------------------------------------------------------------------------
+
+    async def finished_of_batch(self, batch: Batch) -> Counter[State]:
+        """How many jobs of a batch ended in which state."""
+        return await self._read(partial(self._history.finished_of_batch, batch.id))
+
+    async def _known_batch(self, batch_id: str) -> Batch:
+        batch = await self._engine.batch(batch_id)
+        if batch is None:
+            raise _no_batch(batch_id)
+        return batch
+
+    async def _must_take_jobs(self, batch_id: str) -> None:
+        batch = self._engine.world.batches.get(batch_id) or await self._read(partial(self._history.batch, batch_id))
+        if batch is None:
+            raise _no_batch(batch_id)
+        if batch.closed:
+            raise Conflict("batch_closed", f"the batch {batch_id} is closed; open another one")
+
+    def _must_not_stop(self) -> None:
+        if self._engine.world.draining:
+            raise Stopping("the daemon is stopping; try again when it is back")
+
+    def _must_know(self, solver: str | None) -> None:
+        known = self._engine.config.solver
+        if solver is not None and solver not in known:
+            raise Refused("usage", f"there is no solver {solver!r}; there are: {', '.join(sorted(known)) or 'none'}")
+
+    def _row(self, job: Job) -> JobRow:
+        return answers.row(self._engine.world, self._engine.limits, job, now_us())
+
+    def _manifest(self, job: Job) -> Manifest | None:
+        path = self._home.root / TARGETS[job.state] / job.id / "manifest.json"
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Manifest)
+        except (OSError, msgspec.DecodeError):  # removed by the operator, or by a later version
+            return None
+
+    async def _read(self, question: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(question, limiter=self._reading)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(work, limiter=self._files)
+
+
+class Stopping(SolvisorError):
+    """Nothing is taken in any more."""
+
+    code = "unavailable"
+    retryable = True
+    exit_status = 75
+
+
+async def _nothing(_: Callable[[Event], None]) -> None:
+    """An order that changes nothing; it is done when everything before it is durable."""
+
+
+def _no_batch(batch_id: str) -> NoSuchJob:
+    return NoSuchJob(f"there is no batch {batch_id!r}")
+
+
+def _write_job_file(upload: Upload, names: list[str], job: Mapping[str, Any] | bytes) -> None:
+    """Put what was asked for beside the files, where a crash leaves it and anybody can read it."""
+    if isinstance(job, Mapping):
+        wishes = {key: value for key, value in job.items() if value is not None}
+        top = [name for name in names if "/" not in name and name != FOLDER_JOB_FILE and not is_job_file(name)]
+        if "inputs" not in wishes and top:
+            wishes["inputs"] = top
+        try:
+            job = tomli_w.dumps(wishes).encode()
+        except (TypeError, ValueError) as error:
+            raise Refused("usage", f"the wishes cannot be written as a job file: {error}") from None
+    upload.begin(FOLDER_JOB_FILE)
+    upload.write(job)
+    upload.end()
+
+
+def _is_same(job: Job, spec: Any) -> bool:
+    """Whether a submission asks for the very job that has its key already."""
+    return (job.spec.solver, job.spec.inputs, job.spec.batch) == (spec.solver, spec.inputs, spec.batch)
