@@ -2,8 +2,8 @@
 
 Rules: standard library only, and it must still parse on a Python too old for Solvisor, to say so in one line. The
 system's own packages are never touched. `uv` does the work where it is installed; else `venv` and pip. Debian's
-python3 can lack ensurepip (package python3-venv): then pip is fetched from the package index, checked against the hash
-below, and installed into the new environment alone.
+python3 can lack ensurepip (package python3-venv): then pip is fetched from the index that PIP_INDEX_URL names, checked
+against the hash below, and installed into the new environment alone.
 """
 
 import hashlib
@@ -64,7 +64,12 @@ def create(folder, uv, python):
 
 def fetch_pip(folder):
     """Download the pinned pip wheel from the package index into ``folder``; return its path."""
-    index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/") + "/pip/"
+    index = os.environ.get("PIP_INDEX_URL", "").rstrip("/")
+    if not index:
+        fail(
+            "this python3 has no ensurepip: install the package python3-venv, or uv, or set PIP_INDEX_URL to an index."
+        )
+    index += "/pip/"
     say(f"this python3 has no ensurepip: fetching {PIP_WHEEL} from {index}")
     try:
         with urllib.request.urlopen(index, timeout=60) as page:  # noqa: S310  the user names the index

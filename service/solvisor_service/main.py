@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import signal
 import socket
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -33,7 +31,7 @@ from solvisor.history import History
 from solvisor.home import Home, IdMaker
 from solvisor.inbox import Inbox
 from solvisor.intake import decide
-from solvisor.model import Batch, Job
+from solvisor.model import Batch, Intake, Job, Limits
 from solvisor.notifier import Notifier
 from solvisor.process import posix
 from solvisor.runner import Runner
@@ -44,19 +42,20 @@ from solvisor.store import Store
 
 from .api.app import make_app
 from .api.listening import listening, serve
-from .notify import notify
+from .notify import extend_timeout, notify
+from .signals import EXIT_NOT_DURABLE, drain_at_eof, feed_watchdog, obey_signals
 
 KILL_SECONDS = 10.0
 """How long processes of an earlier life may take to die before their jobs are set aside as unkillable."""
 
-STOP_NOW_SECONDS = 30.0
-"""How long stopping at once may take, before the process just ends."""
+STARTING_SECONDS = 3600.0
+"""How long systemd is kept waiting for a start at most: a home with many jobs takes its time."""
+
+NEWS_SECONDS = 10.0
+"""How long the end waits for the last notifications."""
 
 SOCKET = "solvisor.sock"
 """The name of the status socket in ``run/``."""
-
-EXIT_NOT_DURABLE = 75
-"""A disk refused to keep what was written: restart and recover."""
 
 log = structlog.get_logger()
 
@@ -97,19 +96,18 @@ async def _run(
     scripts: Mapping[str, Mapping[str, str]],
     until_eof: bool,
 ) -> None:
+    """One life: recover, serve, stop."""
     posix.become_subreaper()
     home_id = homes.home_id(home)
     log.info("daemon.starting", home=str(home.root), pid=os.getpid())
-    alive = await anyio.to_thread.run_sync(posix.kill_earlier_life, home_id, KILL_SECONDS)
     limits = config.limits(posix.usable_cpus(), posix.total_memory_bytes())
-    claims, results = Claims(home), Results(home)
-    await anyio.to_thread.run_sync(discard_unfinished, home)
-    live = await anyio.to_thread.run_sync(store.live_jobs)
-    unfinished = await anyio.to_thread.run_sync(claims.unfinished_claims, {job.id for job in live})
-    adopted = [decide(config, limits, home, taken) for taken in unfinished]
-    ids = IdMaker(store.last_id())
+    claims, results, ids = Claims(home), Results(home), IdMaker(store.last_id())
     host = socket.gethostname()
     async with LocalBackend() as backend, anyio.create_task_group() as tasks:
+        tasks.start_soon(feed_watchdog)
+        tasks.start_soon(extend_timeout, STARTING_SECONDS)
+        alive = await anyio.to_thread.run_sync(posix.kill_earlier_life, home_id, KILL_SECONDS)
+        live, adopted = await anyio.to_thread.run_sync(_left_behind, config, limits, home, store, claims)
         notifier = Notifier(
             config.notify,
             home=home,
@@ -124,7 +122,7 @@ async def _run(
             notifier.job(job)
 
         def batch_over(batch: Batch) -> None:
-            tasks.start_soon(tell_batch, batch)
+            telling.start_soon(tell_batch, batch)
 
         async def tell_batch(batch: Batch) -> None:
             notifier.batch(batch, await desk.finished_of_batch(batch))
@@ -154,76 +152,40 @@ async def _run(
         inbox = Inbox(home, lambda: config, lambda: limits, claims, ids, originals)
         desk = Desk(engine=engine, inbox=inbox, home=home, history=history, ids=ids, host=host)
         await desk.prepare()
-        tasks.start_soon(_obey_signals, engine)
-        tasks.start_soon(_feed_watchdog)
-        tasks.start_soon(desk.watch_disk)
-        tasks.start_soon(notifier.run)
+        for task in (desk.watch_disk, notifier.run, partial(obey_signals, engine, config.daemon.stop_timeout)):
+            tasks.start_soon(task)
         if until_eof:
-            tasks.start_soon(_drain_at_eof, engine)
+            tasks.start_soon(drain_at_eof, engine)
         with listening(home.run / SOCKET) as sock:
+            async with anyio.create_task_group() as telling:
 
-            def ready() -> None:
-                tasks.start_soon(serve, make_app(desk, JobFolder(home)), sock)
-                log.info("daemon.ready", home=str(home.root), inbox=str(home.inbox), solvers=sorted(config.solver))
-                notify("READY=1")
+                def ready() -> None:
+                    tasks.start_soon(serve, make_app(desk, JobFolder(home)), sock)
+                    log.info("daemon.ready", home=str(home.root), inbox=str(home.inbox), solvers=sorted(config.solver))
+                    notify("READY=1")
 
-            await engine.run(
-                jobs=live,
-                adopted=adopted,
-                alive=alive,
-                survivors=partial(posix.survivors, home_id),
-                intake=partial(inbox.run, engine.accept),
-                ready=ready,
-            )
-            tasks.cancel_scope.cancel()
+                await engine.run(
+                    jobs=live,
+                    adopted=adopted,
+                    alive=alive,
+                    survivors=partial(posix.survivors, home_id),
+                    intake=partial(inbox.run, engine.accept),
+                    ready=ready,
+                )
+        with anyio.move_on_after(NEWS_SECONDS):
+            await notifier.wait_idle()
+        tasks.cancel_scope.cancel()
     log.info("daemon.stopped", home=str(home.root))
 
 
-async def _drain_at_eof(engine: Engine) -> None:
-    """Drain when whoever holds the other end of the standard input is gone; what comes from there means nothing."""
-    while True:
-        await anyio.wait_readable(sys.stdin.fileno())
-        if not os.read(sys.stdin.fileno(), 1 << 12):
-            log.info("daemon.draining", signal="end of the standard input")
-            engine.drain()
-            return
-
-
-async def _obey_signals(engine: Engine) -> None:
-    """SIGTERM or SIGINT drains; a second one stops what runs now."""
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
-        asked = False
-        async for number in received:
-            name = signal.Signals(number).name
-            if asked:
-                log.warning("daemon.stopping_now", signal=name)
-                engine.stop_now()
-                _give_up_later()
-            else:
-                log.info("daemon.draining", signal=name)
-                notify("STOPPING=1")
-                engine.drain()
-            asked = True
-
-
-def _give_up_later() -> None:
-    """End the process if stopping hangs (a dead disk, a full one): the next start recovers from any moment."""
-
-    def give_up() -> None:
-        log.critical("daemon.gave_up", seconds=STOP_NOW_SECONDS, text="stopping hangs; what is open is taken up later")
-        os._exit(EXIT_NOT_DURABLE)
-
-    timer = threading.Timer(STOP_NOW_SECONDS, give_up)
-    timer.daemon = True
-    timer.start()
-
-
-async def _feed_watchdog() -> None:
-    """Tell systemd that the loop turns, twice as often as it asks for; without systemd there is nothing to do."""
-    micros = int(os.environ.get("WATCHDOG_USEC", "0"))
-    while micros:
-        notify("WATCHDOG=1")
-        await anyio.sleep(micros / 2e6)
+def _left_behind(
+    config: Config, limits: Limits, home: Home, store: Store, claims: Claims
+) -> tuple[list[Job], list[Intake]]:
+    """What an earlier life left: the jobs it did not publish, and its claims without a row. Blocks."""
+    discard_unfinished(home)
+    live = store.live_jobs()
+    unfinished = claims.unfinished_claims({job.id for job in live})
+    return live, [decide(config, limits, home, taken) for taken in unfinished]
 
 
 def _report(failure: BaseException) -> int:

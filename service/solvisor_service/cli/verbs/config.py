@@ -36,6 +36,11 @@ def _check(arguments: argparse.Namespace) -> int:
             command.find_program(solver.command[0], name, here, solver.env.get("PATH", path))
         except SpawnError as error:
             warnings.append(str(error))
+    if loaded.notify is not None:
+        try:
+            command.find_program(loaded.notify.command[0], "[notify]", here, path)
+        except SpawnError as error:
+            warnings.append(str(error).replace("of solver [notify]", "of [notify]"))
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     names = ", ".join(sorted(loaded.solver)) or "none"

@@ -1,0 +1,125 @@
+"""``solvisor list``: jobs, newest first."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from solvisor.model import State
+from solvisor_service.cli.shared import Verbs, add_verb, client_of, print_json
+
+if TYPE_CHECKING:
+    from solvisor.views import JobPage, JobRow
+    from solvisor_service.cli.text import Cell
+    from solvisor_service.client import Client
+
+_PAGE = 500
+_WIDE = 100
+"""Columns of a terminal that has room for who and when."""
+_EXAMPLES = """\
+  solvisor list
+  solvisor list --state failed --since 24h
+  solvisor list --project riser-2026 --state queued --state running --all
+  solvisor list --since 2026-11-01 --json | jq -r '.jobs[].id'"""
+
+
+def add(verbs: Verbs) -> None:
+    """Declare the verb."""
+    verb = add_verb(verbs, "list", _list, help="list jobs, newest first", examples=_EXAMPLES, with_json=True)
+    option = verb.add_argument
+    states = [state.value for state in State]
+    option("--state", action="append", choices=states, metavar="STATE", help=f"one of {', '.join(states)}; repeatable")
+    for name in ("solver", "user", "project", "batch"):
+        option(f"--{name}", metavar="NAME" if name != "batch" else "ID", help=f"of this {name}")
+    option("--since", metavar="WHEN", type=_since, help="submitted since: 2h ago, or 2026-11-01, or 2026-11-01T08:00")
+    amount = verb.add_mutually_exclusive_group()
+    amount.add_argument("--limit", metavar="N", type=_count, default=20, help="at most so many (default: 20)")
+    amount.add_argument("--all", action="store_true", help="all of them")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: write a number from 1 on")
+    return int(text)
+
+
+def _since(text: str) -> str:
+    """A time as the daemon wants it: UTC microseconds."""
+    from datetime import UTC, datetime, timedelta
+
+    from solvisor.units import parse_duration
+
+    try:
+        then = datetime.now(UTC) - timedelta(seconds=parse_duration(text))
+    except (ValueError, OverflowError):
+        try:
+            then = datetime.fromisoformat(text).astimezone(UTC)
+        except (ValueError, OverflowError):
+            wanted = "2h, 7d, 2026-11-01 or 2026-11-01T08:00"
+            raise argparse.ArgumentTypeError(f"{text!r}: write it like {wanted}") from None
+    return str(int(then.timestamp() * 1e6))
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from solvisor.views import JobPage
+
+    names = ("state", "solver", "user", "project", "batch", "since")
+    filters = {name: getattr(arguments, name) for name in names}
+    pages = _pages(client_of(arguments), filters, None if arguments.all else arguments.limit)
+    if arguments.json:
+        found = list(pages)
+        print_json(JobPage(tuple(job for page in found for job in page.jobs), found[-1].next))
+        return 0
+    jobs: list[JobRow] = []
+    more = False
+    for page in pages:
+        jobs += page.jobs
+        more = page.next is not None
+    _show(jobs)
+    if more:
+        print(f"({len(jobs)} shown; more with --limit N or --all)", file=sys.stderr)
+    if not jobs:
+        print("no such jobs" if any(filters.values()) else "no jobs yet; see: solvisor submit --help", file=sys.stderr)
+    return 0
+
+
+def _pages(client: Client, filters: dict[str, str | list[str] | None], limit: int | None) -> Iterator[JobPage]:
+    left = limit
+    cursor: str | None = None
+    while True:
+        page = client.jobs(limit=_PAGE if left is None else min(left, _PAGE), cursor=cursor, **filters)
+        yield page
+        left = None if left is None else left - len(page.jobs)
+        cursor = page.next
+        if cursor is None or (left is not None and left <= 0):
+            return
+
+
+def _show(jobs: list[JobRow]) -> None:
+    from rich.text import Text
+
+    from solvisor_service.cli import text
+    from solvisor_service.cli.jobtext import STYLES, clock, short_ids
+
+    out = text.console()
+    ids = {job.id: job.id for job in jobs}
+    if out.is_terminal and max(map(len, ids), default=0) > out.width // 3:
+        ids = short_ids(ids)
+    wide = out.width >= _WIDE or not out.is_terminal
+    titles = ["ID", "STATE", "SOLVER", *(["USER", "SUBMITTED"] if wide else []), "TOOK", "NAME"]
+    rows: list[list[Cell]] = []
+    for job in jobs:
+        state = Text(job.state.value, STYLES.get(job.state, ""))
+        more = [job.user or "", clock(job.submitted)] if wide else []
+        took = "" if job.run_seconds is None else text.duration(job.run_seconds)
+        rows.append([ids[job.id], state, job.solver, *more, took, _about(job)])
+    text.table(out, rows, titles=titles, right={len(titles) - 2})
+
+
+def _about(job: JobRow) -> str:
+    """What it is called, and what keeps or kept it from succeeding."""
+    if job.reason:
+        return f"{job.name} (waits: {job.reason.value})"
+    return f"{job.name}: {job.message}" if job.message else job.name

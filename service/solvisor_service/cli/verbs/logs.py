@@ -1,0 +1,165 @@
+"""``solvisor logs``: what a job's solver wrote to stdout or stderr."""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from solvisor_service.cli.shared import Verbs, add_verb, client_of, print_json
+
+if TYPE_CHECKING:
+    from solvisor.views import JobView
+    from solvisor_service.client import Client
+
+Stream: TypeAlias = Literal["stdout", "stderr"]
+
+_LONGEST_TAIL = 1 << 20
+"""Bytes that ``--tail`` looks back at most."""
+_POLL_SECONDS = 0.3
+_LONGEST_SEQUENCE = 256
+"""Characters of a control sequence that may still be incomplete at the end of a piece."""
+
+# ECMA-48: CSI up to its final byte; OSC, DCS, SOS, PM and APC up to BEL or ST; other escapes of two characters or more.
+_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-OQ-WYZ\\`-~])")
+_EXAMPLES = """\
+  solvisor logs last
+  solvisor logs -f beam-1              as it is written, until the job is finished
+  solvisor logs beam-1 --stderr --tail 20
+  solvisor logs beam-1 --try 1 > first-try.log"""
+
+
+def add(verbs: Verbs) -> None:
+    """Declare the verb."""
+    verb = add_verb(
+        verbs,
+        "logs",
+        _logs,
+        help="print what a job's solver wrote; as it stands when piped, without control sequences on a terminal",
+        examples=_EXAMPLES,
+        with_json=True,
+    )
+    verb.add_argument("job", metavar="JOB", help="an id, the beginning of one, or last")
+    verb.add_argument("-f", "--follow", action="store_true", help="go on as it is written, until the job is finished")
+    verb.add_argument("--stderr", action="store_true", help="stderr instead of stdout")
+    verb.add_argument("--tail", metavar="N", type=_count, help="only the last N lines (of the last MiB)")
+    verb.add_argument("--try", dest="attempt", metavar="N", type=_count, help="of an earlier try")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: write a number")
+    return int(text)
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    client = client_of(arguments)
+    job = client.job(arguments.job)
+    which: Stream = "stderr" if arguments.stderr else "stdout"
+    write = _writer(job.id, which, as_json=arguments.json)
+    if arguments.follow:
+        pieces = _follow(client, job, which, arguments.attempt, arguments.tail)
+    else:
+        pieces = _read(client, job.id, which, arguments.attempt, arguments.tail)
+    for piece, offset in pieces:
+        write(piece, offset)
+    write(b"", None)
+    return 0
+
+
+def _read(
+    client: Client, job_id: str, which: Stream, attempt: int | None, tail: int | None, offset: int = 0
+) -> Iterator[tuple[bytes, int]]:
+    """Pieces of a log from ``offset`` on, or its last ``tail`` lines, up to its end now; each with its own end."""
+    if tail is not None:
+        piece, offset = client.log(job_id, which, tail=_LONGEST_TAIL, attempt=attempt)
+        yield _last_lines(piece, tail), offset
+    while True:
+        piece, offset = client.log(job_id, which, offset=offset, attempt=attempt)
+        if not piece:
+            return
+        yield piece, offset
+
+
+def _last_lines(data: bytes, count: int) -> bytes:
+    lines = data.split(b"\n")
+    whole = [line + b"\n" for line in lines[:-1]]
+    return b"".join((whole + [lines[-1]] * bool(lines[-1]))[-count:]) if count else b""
+
+
+def _follow(
+    client: Client, job: JobView, which: Stream, attempt: int | None, tail: int | None
+) -> Iterator[tuple[bytes, int]]:
+    """The same until the job is finished; without ``attempt`` from one try on to the next."""
+    from solvisor_service.cli.jobtext import is_over
+
+    current, offset = attempt or job.tries, 0
+    if not current and not is_over(job):
+        print(f"solvisor: {job.id} waits to be started; see: solvisor explain {job.id}", file=sys.stderr)
+    while True:
+        # What is known of the job is older than what is read, so nothing is missed at its end.
+        if current:
+            for piece, end in _read(client, job.id, which, current, tail, offset):
+                offset = end
+                yield piece, end
+            tail = None
+        if attempt is None and job.tries > current:
+            current, offset = current + 1, 0
+            if current > 1:
+                print(f"solvisor: try {current} of {job.tries_max}", file=sys.stderr)
+            continue
+        if is_over(job) or job.tries > current:
+            return
+        job = client.job(job.id, wait=_POLL_SECONDS)
+
+
+def _writer(job_id: str, which: Stream, *, as_json: bool) -> Callable[[bytes, int | None], None]:
+    """What prints pieces of the log; it is called with an empty last one."""
+    if not (as_json or sys.stdout.isatty()):
+
+        def write_raw(piece: bytes, _: int | None) -> None:
+            sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
+
+        return write_raw
+
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    screen = Screen()
+
+    def write_text(piece: bytes, offset: int | None) -> None:
+        text = decode(piece, offset is None)
+        if as_json:
+            if text:
+                print_json({"id": job_id, "stream": which, "offset": offset, "text": text}, line=True)
+        else:
+            sys.stdout.write(screen.shown(text, last=offset is None))
+            sys.stdout.flush()
+
+    return write_text
+
+
+class Screen:
+    """What may be shown on a terminal of a text that comes in pieces."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def shown(self, text: str, *, last: bool = False) -> str:
+        """``text`` without control sequences and characters; what may be half a sequence is held back for the next."""
+        text, self._held = self._held + text, ""
+        if not last:
+            end = _whole(text)
+            text, self._held = text[:end], text[end:]
+        text = _SEQUENCE.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+        return "".join(char for char in text if char.isprintable() or char in "\n\t")
+
+
+def _whole(text: str) -> int:
+    """Where in ``text`` something begins that may be only half there."""
+    escape = text.rfind("\x1b")
+    if escape >= 0 and len(text) - escape < _LONGEST_SEQUENCE and not _SEQUENCE.match(text, escape):
+        return escape
+    return len(text) - text.endswith("\r")

@@ -1,0 +1,146 @@
+"""``solvisor status``: how the daemon is, and what it does."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
+
+from solvisor_service.cli.shared import Verbs, add_verb, client_of, print_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from solvisor.views import JobRow, Status
+    from solvisor_service.cli.text import Cell
+
+_HEALTH = {"healthy": "bold green", "degraded": "bold red", "stopping": "bold yellow"}
+_SEPARATOR = "   "
+_WORDS = {"jobs": "room for one more job", "cpus": "cores", "dependency": "another job", "hours": "its hours"}
+"""What a job waits for, where the reason's own name does not say it."""
+
+
+def add(verbs: Verbs) -> None:
+    """Declare the verb."""
+    add_verb(
+        verbs,
+        "status",
+        _status,
+        help="show how the daemon is, what runs, and what the rest waits for",
+        examples="  solvisor status\n  solvisor status --json | jq .health",
+        with_json=True,
+    )
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    status = client_of(arguments).status()
+    if arguments.json:
+        print_json(status)
+    else:
+        _show(status)
+    return 0
+
+
+def _show(status: Status) -> None:
+    from rich.text import Text
+
+    from solvisor_service.cli import text
+    from solvisor_service.cli.jobtext import STYLES
+
+    out = text.console()
+    health = Text.assemble(
+        (text.clean(status.host), "bold"), ": ", (status.health, _HEALTH[status.health]),
+        f", up {text.duration(status.up_seconds)}    ",
+    )  # fmt: skip
+    _flow(out, health, _counts(status))
+    _flow(out, Text(), _levels(status))
+    block = [(Text("PROBLEM", "bold red"), sentence) for sentence in status.problems]
+    block += [(Text("PAUSED ", "bold yellow"), words) for words in _pauses(status)]
+    text.table(out, block)
+    if waits := list(_waits(status)):
+        _flow(out, Text("WAITING", "bold"), waits)
+    _jobs(out, Text("RUNNING", "bold"), status.running_jobs, status.running)
+    _jobs(out, Text("FAILED ", STYLES["failed"]), status.last_failed, status.today.failed)
+    if not (status.running_jobs or status.waiting or status.inbox_total):
+        text.table(out, [[f"Nothing to do. Drop an input in {status.inbox_path}, or: solvisor submit FILE"]])
+
+
+def _counts(status: Status) -> Iterator[str]:
+    yield f"running {status.running}"
+    if status.collecting:
+        yield f"collecting {status.collecting}"
+    yield f"waiting {status.waiting}"
+    today = status.today
+    others = {"cancelled": today.cancelled, "rejected": today.rejected, "skipped": today.skipped}
+    ends = [f"{today.succeeded} ok", f"{today.failed} failed"]
+    yield "today: " + ", ".join(ends + [f"{count} {word}" for word, count in others.items() if count])
+
+
+def _levels(status: Status) -> Iterator[str]:
+    from solvisor_service.cli.text import share, size
+
+    yield f"jobs {status.jobs.used}/{status.jobs.total}"
+    yield f"cores {status.cpus.used}/{status.cpus.total}"
+    yield f"memory {share(status.memory_bytes.used, status.memory_bytes.total)}"
+    if status.disk_free_bytes is not None:
+        yield f"disk {size(status.disk_free_bytes)} free"
+    for name, level in status.licenses.items():
+        yield f"license {name} {level.used}/{level.total}"
+
+
+def _pauses(status: Status) -> Iterator[str]:
+    from solvisor_service.cli.jobtext import clock
+
+    for pause in status.paused:
+        who = f" by {pause.by}" if pause.by else ""
+        note = f": {pause.note}" if pause.note else ""
+        yield f"{pause.solver or 'everything'}, since {clock(pause.since)}{who}{note}"
+
+
+def _waits(status: Status) -> Iterator[str]:
+    for waiting in status.waiting_for:
+        what = f" {waiting.what}" if waiting.what else ""
+        yield f"{waiting.jobs} {_WORDS.get(waiting.reason, waiting.reason.value)}{what}"
+    by_why: dict[str, list[str]] = {}
+    for drop in status.inbox:
+        by_why.setdefault(drop.why, []).append(f"{drop.name}, {drop.text}")
+    for why, drops in by_why.items():
+        yield f"{len(drops)} {why.replace('_', ' ')} ({'; '.join(drops)})"
+    if status.inbox_total > len(status.inbox):
+        yield f"{status.inbox_total - len(status.inbox)} more in the inbox"
+
+
+def _jobs(out: Console, head: Text, jobs: Collection[JobRow], total: int) -> None:
+    from rich.text import Text
+
+    from solvisor_service.cli import text
+    from solvisor_service.cli.jobtext import short_ids
+
+    ids = short_ids([job.id for job in jobs])
+    rows: list[tuple[Cell, ...]] = []
+    for job in jobs:
+        took = "" if job.run_seconds is None else text.duration(job.run_seconds)
+        note = job.message or ("" if job.state == "running" else job.state.value)
+        if job.state == "running" and job.tries > 1:
+            note = f"try {job.tries}"
+        rows.append((Text() if rows else head, ids[job.id], job.user or "", job.solver, took, note))
+    if rows and total > len(rows):
+        rows.append((Text(), f"and {total - len(rows)} more", "", "", "", ""))
+    text.table(out, rows, right={4})
+
+
+def _flow(out: Console, head: Text, parts: Collection[str] | Iterator[str]) -> None:
+    """Print ``parts`` beside ``head``; a line ends between two parts, never within one that fits."""
+    from rich.text import Text
+
+    from solvisor_service.cli import text
+
+    lines: list[Text] = []
+    room = out.width - head.cell_len - len(_SEPARATOR)
+    for part in map(Text, map(text.clean, parts)):
+        if lines and (not out.is_terminal or lines[-1].cell_len + len(_SEPARATOR) + part.cell_len <= room):
+            lines[-1] += Text(_SEPARATOR) + part
+        else:
+            lines.append(part)
+    text.table(out, [(Text() if n else head, line) for n, line in enumerate(lines)])
