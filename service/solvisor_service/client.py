@@ -269,13 +269,18 @@ def _multipart(boundary: str, uploads: Sequence[Upload], job: Mapping[str, Any] 
         yield f'--{boundary}\r\nContent-Disposition: form-data; name="job"\r\n'.encode()
         yield f"Content-Type: application/{kind}\r\n\r\n".encode() + data + b"\r\n"
     for upload in uploads:
-        name = quote(upload.name, safe="")
         with upload.path.open("rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise IsADirectoryError(f"{upload.path} is not a regular file")
-            disposition = f"Content-Disposition: form-data; name=\"file\"; filename*=UTF-8''{name}"
-            yield f"--{boundary}\r\n{disposition}\r\n\r\n".encode()
+            yield f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="'.encode()
+            yield _quoted(upload.name) + b'"\r\n\r\n'
             while chunk := file.read(CHUNK):
                 yield chunk
         yield b"\r\n"
     yield f"--{boundary}--\r\n".encode()
+
+
+def _quoted(name: str) -> bytes:
+    """A file name as it stands between quotes; as browsers send it: what would end the line as ``%0A``."""
+    plain = name.replace("\r", "%0D").replace("\n", "%0A").replace("\\", "\\\\").replace('"', '\\"')
+    return os.fsencode(plain)

@@ -237,7 +237,7 @@ def load(path: Path) -> Config:
             mode = os.fstat(file.fileno()).st_mode
             data = file.read(LARGEST_FILE + 1)
     except OSError as error:
-        start = "; examples/solvers.toml has tables to start from" if isinstance(error, FileNotFoundError) else ""
+        start = "; solvisor init writes one for the solvers it finds" if isinstance(error, FileNotFoundError) else ""
         raise ConfigError(str(path), [f"it cannot be read: {error.strerror}{start}"]) from None
     if sys.platform != "win32" and mode & stat.S_IWOTH:
         raise ConfigError(str(path), [f"everyone may change it, and so what is run; chmod o-w {path}"])
@@ -335,7 +335,9 @@ def _check_solver(name: str, solver: SolverConfig, sections: Sections, table: di
     for license_name, count in solver.licenses.items():
         entry = (*at, "licenses", license_name)
         if license_name not in _names(table, "licenses"):
-            faults.add_unknown(entry, sections.licenses, noun="license in [licenses]")
+            nearest = suggestion(license_name, sections.licenses) if sections.licenses else ""
+            hint = nearest if "did you mean" in nearest else f"; say how many there are: [licenses] {license_name} = 1"
+            faults.add_unknown(entry, sections.licenses, noun="license in [licenses]", hint=hint)
         elif count > sections.licenses.get(license_name, count):
             faults.add(entry, f"{count} is more than the {sections.licenses[license_name]} in [licenses]")
     for param_name, param in solver.params.items():
@@ -398,6 +400,8 @@ def _check_template(at: KeyPath, text: str, known: list[str], faults: Faults) ->
     for name in used:
         if name not in known:
             hint = suggestion(f"{{{name}}}", [f"{{{other}}}" for other in known])
+            if name.startswith(template.PARAM) and "did you mean" not in hint:
+                hint = f'; declare it: params = {{ {name.removeprefix(template.PARAM)} = {{ type = "float" }} }}'
             faults.add(at, f"{show(text)} has {{{name}}}, which is no placeholder here{hint}")
 
 

@@ -134,6 +134,10 @@ def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
+_WORDS_SHOWN = 8
+"""Words of a text that are shown as the list they should have been."""
+
+
 def _read_value(kind: Any, value: Any, path: Path, faults: Faults) -> Any:
     """``value`` as ``kind``, or ``UNSET`` after noting why not."""
     rule = _rule(kind)
@@ -161,7 +165,9 @@ def _read_value(kind: Any, value: Any, path: Path, faults: Faults) -> Any:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:
-        faults.add(path, f"{show(value)} is not {allowed(kind)}")
+        words = value.split() if origin is tuple and isinstance(value, str) else []
+        hint = f"; write [{', '.join(map(show, words))}]" if 0 < len(words) <= _WORDS_SHOWN else ""
+        faults.add(path, f"{show(value)} is not {allowed(kind)}{hint}")
         return UNSET
 
 

@@ -176,6 +176,8 @@ def test_a_file_that_may_not_be_read_is_named(make: Make) -> None:
         ("load= 5", " 5"),
         ("load=a=b", "a=b"),
         ("load=", ""),
+        ('load="42"', "42"),
+        ('load="', '"'),
     ],
 )
 def test_values_of_parameters_are_typed_as_they_are_written(text: str, value: object) -> None:

@@ -6,9 +6,11 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -347,10 +349,11 @@ def test_a_job_that_nobody_knows_is_exit_4(fake: FakeDaemon, run: Run, verb: str
 
 
 def test_an_ambiguous_name_lists_what_it_could_mean(fake: FakeDaemon, run: Run) -> None:
-    fake.answers["GET", "/v1/jobs/beam"] = refuse("ambiguous_job", "'beam' could be 2", candidates=("beam-1", "beam-2"))
+    ids = ("beam-1", "beam-2", "beam-3")
+    fake.answers["GET", "/v1/jobs/beam"] = refuse("ambiguous_job", "'beam' could be beam-1, ...", candidates=ids)
     result = run("show", "beam")
     assert result.status == 2
-    assert result.err.splitlines() == ["solvisor: 'beam' could be 2", "  beam-1", "  beam-2"]
+    assert result.err.splitlines() == ["solvisor: 'beam' could be beam-1, ...", "  beam-2", "  beam-3"]
 
 
 @pytest.mark.parametrize(("code", "status"), [("unavailable", 75), ("not_permitted", 77), ("usage", 2), ("else", 1)])
@@ -364,6 +367,28 @@ def test_where_no_daemon_runs_it_says_how_to_start_one(run: Run, tmp_path: Path)
     result = run("status")
     assert result.status == 3
     assert f"solvisor serve --home {tmp_path / 'home'}" in result.err
+
+
+def test_who_may_not_use_the_socket_is_told_so() -> None:
+    with tempfile.TemporaryDirectory() as folder, fake_daemon(Path(folder) / "home") as fake:
+        fake.answers["GET", "/v1/status"] = status()
+        root = os.geteuid() == 0  # who may go everywhere, so another user has to ask
+        Path(folder).chmod(0o755)
+        (fake.home / "run").chmod(0o750 if root else 0)
+        try:
+            result = subprocess.run(
+                [sys.executable, "-m", "solvisor_service.cli", "status", "--home", str(fake.home)],
+                capture_output=True,
+                text=True,
+                **({"user": 65534, "group": 65534, "extra_groups": []} if root else {}),  # type: ignore[arg-type]
+            )
+        finally:
+            (fake.home / "run").chmod(0o750)
+    if "No module named" in result.stderr:
+        pytest.skip(f"another user cannot run this checkout: {result.stderr}")
+    assert (result.returncode, result.stdout) == (77, "")
+    assert "add you to that group" in result.stderr
+    assert fake.requests == []
 
 
 # --- wait -------------------------------------------------------------------------------------------------------------

@@ -367,6 +367,6 @@ def _number(text: str | None, name: str) -> int | None:
 def _seconds(request: Request) -> float:
     """How long a question may wait for its answer."""
     text = request.query_params.get("wait", "0")
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text):
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,18})?", text):
         raise Refused("usage", f"wait={text!r} is not a number of seconds")
     return min(float(text), WAIT_MAX_SECONDS)

@@ -78,7 +78,13 @@ def source_environments(config: Config, environ: Mapping[str, str]) -> dict[str,
     """What each solver's ``env_script`` makes of ``environ``, by the solver's name. Raises ``ConfigError``."""
     here = config.path.parent
     named = {name: solver.env_script for name, solver in config.solver.items() if solver.env_script is not None}
-    return {name: source_environment(here / script, environ) for name, script in named.items()}
+    found = {}
+    for name, script in named.items():
+        try:
+            found[name] = source_environment(here / script, environ)
+        except ConfigError as error:
+            raise ConfigError(error.path, [f"env_script of solver {name}: {text}" for text in error.problems]) from None
+    return found
 
 
 def source_environment(script: Path, environ: Mapping[str, str]) -> dict[str, str]:

@@ -148,15 +148,12 @@ def _look_at_tree(name: str, folder_fd: int, seen: os.stat_result, root_fd: int,
     tree: list[tuple[str, os.stat_result]] = []
     locked = None if os.access(".", os.W_OK | os.X_OK, dir_fd=root_fd) else name
     for entry in files.walk(root_fd):
-        if len(tree) == FILES_MAX:
-            text = f"{escape_name(name)} holds more than {FILES_MAX:,} files; drop an archive your solver can open"
-            return Found(name, seen, False, ("too_many_files", text), tuple(tree), bounded=False)
-        if entry.is_folder and entry.depth == files.DEPTH_MAX:
-            text = f"{escape_name(name)} holds folders more than {files.DEPTH_MAX} deep; flatten it"
-            return Found(name, seen, False, ("too_deep", text), tuple(tree), bounded=False)
+        beyond = _bound_problem(entry, len(tree), name)
+        if beyond is not None:
+            return Found(name, seen, False, beyond, tuple(tree), bounded=False)
         tree.append((entry.path, entry.stat))
         copy = copy or _foreign(entry.stat, rules)
-        problem = problem or _tree_problem(entry)
+        problem = problem or entry_problem(entry)
         if entry.is_folder and not os.access(entry.name, os.W_OK | os.X_OK, dir_fd=entry.folder_fd):
             locked = locked or f"{name}/{entry.path}"
         if entry.is_file:
@@ -245,10 +242,30 @@ def name_problem(name: str) -> Problem | None:
     return "name", f"the name {shown} holds bytes that are not UTF-8, control characters or backslashes; rename it"
 
 
-def _tree_problem(entry: files.Entry) -> Problem | None:
+def tree_problem(folder_fd: int, name: str) -> Problem | None:
+    """What keeps everything beneath an open folder, called ``name``, from being the inputs of a job; the first of it."""
+    for count, entry in enumerate(files.walk(folder_fd)):
+        problem = _bound_problem(entry, count, name) or entry_problem(entry)
+        if problem is not None:
+            return problem
+    return None
+
+
+def _bound_problem(entry: files.Entry, count: int, name: str) -> Problem | None:
+    """What is too much of a folder called ``name``, in which ``count`` entries came before this one."""
+    if count == FILES_MAX:
+        text = f"{escape_name(name)} holds more than {FILES_MAX:,} files; make it one archive that your solver can open"
+        return "too_many_files", text
+    if entry.is_folder and entry.depth == files.DEPTH_MAX:
+        return "too_deep", f"{escape_name(name)} holds folders more than {files.DEPTH_MAX} deep; flatten it"
+    return None
+
+
+def entry_problem(entry: files.Entry) -> Problem | None:
+    """What keeps one thing in a folder from being an input, if anything."""
     if not (entry.is_folder or entry.is_file):
         shown = escape_name(entry.path)
-        return "not_a_file", f"{shown} is {kind_of(entry.stat)}; a dropped folder may hold only files and folders"
+        return "not_a_file", f"{shown} is {kind_of(entry.stat)}; a folder that becomes a job may hold only files and folders"
     if entry.is_file and entry.stat.st_nlink > 1:
         shown = escape_name(entry.path)
         return "hard_link", f"{shown} has {entry.stat.st_nlink} names (hard links); drop a copy"
