@@ -193,6 +193,11 @@ class Client:
         with self._request("POST", path, body=data, headers={"Content-Type": "application/json"}) as answer:
             return msgspec.json.decode(answer.read(), type=kind)
 
+    def _not_running(self) -> NotRunning:
+        if not os.path.isdir(self._home):
+            return NotRunning(f"there is no home {self._home}; make one with: solvisor init --home {self._home}")
+        return NotRunning(f"no daemon is running on {self._home}; start it with: solvisor serve --home {self._home}")
+
     @contextlib.contextmanager
     def _request(
         self,
@@ -216,9 +221,7 @@ class Client:
                 raise _refusal(answer.status, answer.read())
             yield answer
         except (FileNotFoundError, ConnectionRefusedError):
-            raise NotRunning(
-                f"no daemon is running on {self._home}; start it with: solvisor serve --home {self._home}"
-            ) from None
+            raise self._not_running() from None
         except PermissionError:
             raise NotPermitted(
                 f"you may not use {self._socket}: it is open to the daemon's user and its group; "

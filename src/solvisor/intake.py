@@ -169,11 +169,15 @@ class _Judge:
         folder_fd = files.open_folder(str(self._input))
         try:
             with open(files.open_file(job_file, folder_fd), "rb") as file:
-                return parse_job_file(file.read(LARGEST_FILE + 1), job_file)
+                return parse_job_file(file.read(LARGEST_FILE + 1), self._called(job_file))
         except Refused as refused:
             raise Refused(refused.refusal, f"{refused}; {self._hint('correct it and drop all again')}") from None
         finally:
             os.close(folder_fd)
+
+    def _called(self, job_file: str) -> str:
+        """What its user knows it by: what was sent as wishes became a job file only here."""
+        return job_file if self._via == "inbox" else "the job"
 
     def _hint(self, dropping: str, sending: str = "correct it and submit it again") -> str:
         """What to do next, in the words of the way the files came in."""
@@ -222,7 +226,9 @@ class _Judge:
         if not missing:
             return
         if self._taken.take.folder:
-            text = f"{job_file} names {_listed(missing)}, not among the files beside it in {self._dropped}"
+            text = (
+                f"{self._called(job_file)} names {_listed(missing)}, not among the files beside it in {self._dropped}"
+            )
             hint = self._hint("add what is missing and drop the folder again", "send what is missing along")
             raise Refused("missing_input", f"{text}; {hint}")
         whys = "; ".join(f"{name}: {self._lost.get(name, 'no such file came')}" for name in missing[:_LISTED])
@@ -235,7 +241,7 @@ class _Judge:
         asked = None if job is None else job.solver
         if asked is not None:
             if asked not in self._config.solver:
-                text = f'{job_file} asks for the solver "{asked}", which does not exist'
+                text = f'{self._called(job_file or "")} asks for the solver "{asked}", which does not exist'
                 hint = self._hint("correct it and drop all again")
                 raise Refused("solver", f"{text}{suggestion(asked, self._config.solver)}; {hint}")
             if route not in (None, asked):
@@ -283,7 +289,7 @@ class _Judge:
                 faults.append(f"licenses.{name}: {count} are more than the {there_are} there are")
         if faults:
             hint = self._hint("correct it and drop all again")
-            raise Refused("resources", f"{job_file}: {'; '.join(faults)}; {hint}")
+            raise Refused("resources", f"{self._called(job_file)}: {'; '.join(faults)}; {hint}")
 
     def _accepted(self, route: str | None) -> str:
         """What the solvers accept, for a message."""

@@ -369,23 +369,28 @@ def test_where_no_daemon_runs_it_says_how_to_start_one(run: Run, tmp_path: Path)
     assert f"solvisor serve --home {tmp_path / 'home'}" in result.err
 
 
+AS_ANOTHER_USER = """
+import os, sys
+import solvisor_service.cli.text, solvisor_service.client  # that user may not be able to read them
+from solvisor_service import cli
+cli.parser()
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+sys.exit(cli.main(["status", "--home", sys.argv[1]]))
+"""
+
+
 def test_who_may_not_use_the_socket_is_told_so() -> None:
     with tempfile.TemporaryDirectory() as folder, fake_daemon(Path(folder) / "home") as fake:
         fake.answers["GET", "/v1/status"] = status()
-        root = os.geteuid() == 0  # who may go everywhere, so another user has to ask
+        run_folder = fake.home / "run"
         Path(folder).chmod(0o755)
-        (fake.home / "run").chmod(0o750 if root else 0)
-        try:
-            result = subprocess.run(
-                [sys.executable, "-m", "solvisor_service.cli", "status", "--home", str(fake.home)],
-                capture_output=True,
-                text=True,
-                **({"user": 65534, "group": 65534, "extra_groups": []} if root else {}),  # type: ignore[arg-type]
-            )
-        finally:
-            (fake.home / "run").chmod(0o750)
-    if "No module named" in result.stderr:
-        pytest.skip(f"another user cannot run this checkout: {result.stderr}")
+        run_folder.chmod(0o750 if os.geteuid() == 0 else 0)
+        command = [sys.executable, "-c", AS_ANOTHER_USER, str(fake.home)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        run_folder.chmod(0o750)
     assert (result.returncode, result.stdout) == (77, "")
     assert "add you to that group" in result.stderr
     assert fake.requests == []
@@ -807,3 +812,16 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path, fake: FakeDaemon) -
         assert process.stderr is not None
         assert process.stderr.read() == b""
         assert process.wait() in (0, 1)
+
+
+HEAVY = ["rich", "anyio", "starlette", "uvicorn", "structlog", "sqlite3", "shtab", "solvisor.config", "solvisor.engine"]
+
+
+def test_a_verb_starts_without_what_others_need(tmp_path: Path, fake: FakeDaemon) -> None:
+    fake.answers["GET", "/v1/status"] = status()
+    program = (
+        "import sys; from solvisor_service.cli import main; main(sys.argv[1:]);"
+        f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", program, "status", "--json", "--home", str(tmp_path / "home")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stderr == "[]\n"

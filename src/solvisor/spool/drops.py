@@ -265,7 +265,10 @@ def entry_problem(entry: files.Entry) -> Problem | None:
     """What keeps one thing in a folder from being an input, if anything."""
     if not (entry.is_folder or entry.is_file):
         shown = escape_name(entry.path)
-        return "not_a_file", f"{shown} is {kind_of(entry.stat)}; a folder that becomes a job may hold only files and folders"
+        return (
+            "not_a_file",
+            f"{shown} is {kind_of(entry.stat)}; a folder that becomes a job may hold only files and folders",
+        )
     if entry.is_file and entry.stat.st_nlink > 1:
         shown = escape_name(entry.path)
         return "hard_link", f"{shown} has {entry.stat.st_nlink} names (hard links); drop a copy"
