@@ -1,0 +1,191 @@
+"""The life of one job, with as much of an engine as that takes: events in, effects carried out, nothing recorded.
+
+Rules: what may happen is the machine's to say, what happens is told by the runner and the collector; time and signals
+are events like any other. The first signal cancels the job, so the solver has its grace; the next one ends it at once.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+import anyio
+from anyio.abc import TaskGroup
+from msgspec.structs import replace
+
+from solvisor import home as homes
+from solvisor import machine, scheduler
+from solvisor.backends.local import LocalBackend
+from solvisor.clock import now_us
+from solvisor.collector import Collector
+from solvisor.config import Config
+from solvisor.errors import HomeError
+from solvisor.events import Accept, Cancel, Collect, Dispatch, Effect, Event, Judged, Start, Stop
+from solvisor.home import Home
+from solvisor.interfaces import AttemptSpec, Backend, Handle
+from solvisor.model import TERMINAL, Demand, Intake, Job, Limits, Retry, State
+from solvisor.process import host
+from solvisor.runner import Runner
+from solvisor.spool import Results
+from solvisor.world import World
+from solvisor_service.trial.environment import EnvironmentDifference, differ
+
+if sys.platform == "win32":
+    raise ImportError("solvisor_service.trial.life does what only Linux can and cannot be used on Windows")
+
+TICK_SECONDS: Final = 0.2
+"""How often a watcher hears that the solver still runs."""
+
+
+class Watcher(Protocol):
+    """Whoever wants to hear how it goes, on the event loop: it must not block."""
+
+    def starting(self, spec: AttemptSpec, difference: EnvironmentDifference) -> None:
+        """This is about to be executed."""
+        ...
+
+    def running(self, spec: AttemptSpec, seconds: float) -> None:
+        """It has been running for so long."""
+        ...
+
+    def stopping(self) -> None:
+        """A stop was asked for; the solver has its grace."""
+        ...
+
+
+class _Witness:
+    """A backend, and what it was asked to start."""
+
+    def __init__(self, backend: Backend, starting: Callable[[AttemptSpec], None]) -> None:
+        self._backend = backend
+        self._starting = starting
+
+    async def launch(self, spec: AttemptSpec) -> Handle:
+        """Start the process tree. Raises ``SpawnError``."""
+        self._starting(spec)
+        return await self._backend.launch(spec)
+
+
+class Life:
+    """One job from acceptance to its end.
+
+    ``environ`` and ``scripts`` are those of the service, ``launched`` what was executed, if it came to that.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        limits: Limits,
+        home: Home,
+        intake: Intake,
+        environ: Mapping[str, str],
+        scripts: Mapping[str, Mapping[str, str]],
+        watcher: Watcher,
+    ) -> None:
+        self._config = config
+        self._limits = limits
+        self._home = home
+        self._intake = intake
+        self._environ = environ
+        self._scripts = scripts
+        self._watcher = watcher
+        self._world = World()
+        self._events, self._next = anyio.create_memory_object_stream[Event](math.inf)
+        self.launched: AttemptSpec | None = None
+        self.interrupted = False
+        self._began = 0.0
+        self._runner: Runner
+        self._collector: Collector
+        self._tasks: TaskGroup
+
+    @property
+    def _job(self) -> Job:
+        return self._world.jobs[self._intake.id]
+
+    async def run(self) -> Job:
+        """From acceptance to the end; what it returns is terminal."""
+        results = Results(self._home)
+        self._collector = Collector(self._home, results)
+        with self._events, self._next:
+            return await self._run(results)
+
+    async def _run(self, results: Results) -> Job:
+        async with LocalBackend() as backend, anyio.create_task_group() as self._tasks:
+            self._runner = Runner(
+                home=self._home,
+                home_id=homes.home_id(self._home),
+                boot_id=host.boot_id(),
+                results=results,
+                backend=_Witness(backend, self._starting),
+                environ=self._environ,
+                script_environ=self._scripts,
+                config_dir=self._config.path.parent,
+                post=self._events.send_nowait,
+            )
+            self._tasks.start_soon(self._obey_signals)
+            spec = self._intake.spec
+            demand = self._config.demand(spec) or Demand(spec.solver, 1, 0)  # refused before a solver was found
+            self._apply(Accept(self._intake.id, self._intake, demand, frozenset(), None, now_us()))
+            if self._job.state is State.QUEUED:
+                settings = replace(self._config.settings(spec), retry=Retry())
+                self._apply(Dispatch(self._job.id, secrets.token_hex(16), socket.gethostname(), settings, now_us()))
+            while self._job.state not in TERMINAL:
+                await self._pass()
+            job = self._job
+            self._tasks.cancel_scope.cancel()
+        return job
+
+    async def _pass(self) -> None:
+        """Until an event comes in, time brings one, or the watcher is to be told."""
+        with anyio.move_on_after(TICK_SECONDS):
+            self._apply(await self._next.receive())
+        for event in scheduler.due(self._world, time.monotonic()):
+            self._apply(event)
+        if self.launched is not None and self._job.state is State.RUNNING:
+            self._watcher.running(self.launched, time.monotonic() - self._began)
+
+    def _apply(self, event: Event) -> None:
+        for effect in machine.apply(self._world, event):
+            self._act(effect)
+
+    def _act(self, effect: Effect) -> None:
+        match effect:
+            case Start():
+                solver = self._config.solver[self._job.spec.solver]
+                self._runner.start(self._tasks, self._job, solver, self._limits.interruptions_max)
+            case Stop():
+                self._runner.stop(effect.token)
+            case Collect():
+                self._tasks.start_soon(self._collect, self._job)
+            case _:
+                pass  # nobody is told, and nothing is published
+
+    async def _collect(self, job: Job) -> None:
+        (verdict,) = await self._collector.collect([job])
+        if verdict is None:
+            raise HomeError("the disk or the memory of this machine is used up; free some and try again")
+        self._events.send_nowait(Judged(job.id, job.current.token, verdict, time.monotonic(), now_us()))
+
+    def _starting(self, spec: AttemptSpec) -> None:
+        self._began = time.monotonic()
+        if self.launched is None:  # trouble of the machine is waited out, and then it starts anew
+            self._watcher.starting(spec, differ(spec.env, os.environ))
+        self.launched = spec
+
+    async def _obey_signals(self) -> None:
+        """The first signal stops the solver with its grace, the next at once."""
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as received:
+            async for _ in received:
+                if self.interrupted:
+                    self._runner.stop_all(now=True)
+                else:
+                    self.interrupted = True
+                    self._watcher.stopping()
+                    self._events.send_nowait(Cancel(self._job.id, now_us()))
