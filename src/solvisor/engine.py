@@ -73,6 +73,17 @@ Act = Callable[[Callable[[Event], None]], Awaitable[None]]
 pauses. It raises a ``SolvisorError`` before it changed anything, or not at all."""
 
 
+class Stopping(SolvisorError):
+    """Nothing is taken in any more: the daemon is about to end, and nothing was done."""
+
+    code = "unavailable"
+    retryable = True
+    exit_status = 75
+
+    def __init__(self) -> None:
+        super().__init__("the daemon is stopping; try again when it is back")
+
+
 class _Order:
     """An order on its way: ``done`` is set when what it changed is durable, or when it was refused (``error``)."""
 
@@ -127,9 +138,15 @@ class Engine:
         self._wake_at: float | None = None
         self._record_at = math.inf
         self._feeding: anyio.CancelScope | None = None
+        self._over = False
         self._tasks: TaskGroup
 
     # --- what others call -------------------------------------------------------------------------------------------
+
+    @property
+    def over(self) -> bool:
+        """Whether this engine came to its end: nothing changes any more."""
+        return self._over
 
     def post(self, event: Event) -> None:
         """Hand in an event; it is applied in the next pass."""
@@ -146,17 +163,30 @@ class Engine:
         await self.carry_out(partial(self._accept, intakes))
 
     async def submit(self, intake: Intake) -> None:
-        """Make a submission a job; returns when it is durable. Raises ``Refused``: then there is no job."""
+        """Make a submission a job; returns when it is durable. Raises ``Refused``, ``Stopping``: there is no job."""
         await self.carry_out(partial(self._submit, intake))
 
     async def carry_out(self, act: Act) -> None:
-        """Do this in the next pass; returns when what it changed is durable. Raises what ``act`` raises."""
+        """Do this in the next pass; returns when what it changed is durable.
+
+        Raises what ``act`` raises, and ``Stopping`` if there is no next pass.
+        """
+        if self._over:
+            raise Stopping
         order = _Order(act)
         self._orders.append(order)
         self._wake.set()
         await order.done.wait()
         if order.error is not None:
             raise order.error
+
+    async def fail(self, error: Exception) -> None:
+        """End the daemon by ``error``, which says that what is on the disk may not be what it is thought to be."""
+
+        async def act(_: Callable[[Event], None]) -> None:
+            raise error
+
+        await self.carry_out(act)
 
     def put_batch(self, batch: Batch) -> None:
         """Change a batch; only within ``carry_out``."""
@@ -214,7 +244,16 @@ class Engine:
                 await self._pass()
             await self._record()
             await self._in_store(self._store.harden)
+            self._refuse_orders()
             self._tasks.cancel_scope.cancel()
+
+    def _refuse_orders(self) -> None:
+        """Let nobody wait for what nobody will do: orders that came too late, and questions for the next change."""
+        self._over = True
+        for order in self._orders:
+            order.error = Stopping()
+            order.done.set()
+        self.bell.ring()
 
     async def _feed(self, intake: Callable[[], Awaitable[None]]) -> None:
         """Take drops in until draining. What the intake has claimed by then it still hands over."""
@@ -316,6 +355,9 @@ class Engine:
         acceptance = await self._acceptance(intake)
         if acceptance.intake.refusal is not None:
             raise Refused(*acceptance.intake.refusal)
+        batch = acceptance.batch
+        if batch is not None and batch.closed:
+            raise Refused("batch_closed", f"the batch {batch.id} is closed; open another one")
         apply(acceptance)
 
     async def _acceptance(self, intake: Intake) -> Accept:
@@ -324,7 +366,9 @@ class Engine:
         if spec.key is not None and refusal is None:
             other = await self._job_of_key(spec.key)
             if other is not None:
-                refusal = ("key", f"the key {spec.key!r} belongs to {other} already; drop it again with another key")
+                again = "drop" if spec.source.via == "inbox" else "submit"
+                text = f"the key {spec.key!r} belongs to {other} already, which is not the same; {again} it"
+                refusal = ("key", f"{text} with another key")
         unmet: set[str] = set()
         failed_dependency = None
         if refusal is None:
@@ -332,7 +376,9 @@ class Engine:
             for other in spec.after:
                 state = states.get(other)
                 if state is None:
-                    refusal = ("after", f"after names {other!r}, and no job has that id; correct it and drop it again")
+                    again = "drop" if spec.source.via == "inbox" else "submit"
+                    text = f"after names {other!r}, and no job has that id; correct it and {again} it again"
+                    refusal = ("after", text)
                 elif state not in TERMINAL:
                     unmet.add(other)
                 elif state is not State.SUCCEEDED:
@@ -340,10 +386,8 @@ class Engine:
         if refusal is not None:
             spec = replace(spec, key=None)
         batch = None if spec.batch is None else await self.batch(spec.batch)
-        if spec.batch is not None and batch is None:
-            spec = replace(
-                spec, batch=None
-            )  # the claim was made before the batch was recorded, and then the power went
+        if batch is None and spec.batch is not None:  # an adopted claim: the power went before the batch was durable
+            spec = replace(spec, batch=None)
         intake = replace(intake, spec=spec, refusal=refusal)
         demand = self._demand(spec, batch)
         return Accept(intake.id, intake, demand, frozenset(unmet), failed_dependency, now_us(), batch)

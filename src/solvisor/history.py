@@ -7,6 +7,7 @@ knows what of it is still on its way. This module must not know folders or proce
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
@@ -26,12 +27,20 @@ _LIKE = "SELECT id FROM jobs WHERE id >= ? AND id < ? ORDER BY seq DESC LIMIT ?"
 _NEWEST = "SELECT id FROM jobs ORDER BY seq DESC LIMIT 1"
 _NEWEST_OF_USER = "SELECT id FROM jobs WHERE user = ? ORDER BY seq DESC LIMIT 1"
 _FINISHED_SINCE = "SELECT state, count(*) FROM jobs WHERE finished_us >= ? AND published = 1 GROUP BY state"
-_OF_BATCH = "SELECT state, count(*) FROM jobs WHERE batch = ? AND finished_us IS NOT NULL GROUP BY state"
+_OF_BATCH = """
+SELECT state, count(*), iif(published, NULL, id) AS unpublished FROM jobs
+WHERE batch = ? AND finished_us IS NOT NULL GROUP BY state, unpublished"""
+_FAILED_SINCE = f"""
+SELECT {JOB_COLUMNS} FROM jobs
+WHERE finished_us >= ? AND published = 1 AND state = 'failed' ORDER BY finished_us DESC LIMIT ?"""
 _BY_KEY = f"SELECT {JOB_COLUMNS} FROM jobs WHERE key = ?"
 
 
 class Filters(Struct, frozen=True, kw_only=True):
-    """Which jobs are meant; what is ``None`` or empty does not matter. ``since_us``: submitted then or later."""
+    """Which jobs are meant; what is ``None`` or empty does not matter. ``since_us``: submitted then or later.
+
+    A job that ended and is not published is still being collected: it has both its own state and that one.
+    """
 
     states: tuple[State, ...] = ()
     solver: str | None = None
@@ -39,16 +48,6 @@ class Filters(Struct, frozen=True, kw_only=True):
     project: str | None = None
     batch: str | None = None
     since_us: int | None = None
-
-    def admits(self, job: Job, state: State) -> bool:
-        """Whether a job that is shown in ``state`` is meant."""
-        spec = job.spec
-        wanted = ((self.solver, spec.solver), (self.user, spec.user), (self.project, spec.project))
-        return (
-            (not self.states or state in self.states)
-            and all(value is None or value == has for value, has in (*wanted, (self.batch, spec.batch)))
-            and (self.since_us is None or job.submitted_us >= self.since_us)
-        )
 
 
 class History:
@@ -62,7 +61,7 @@ class History:
     def open(cls, path: Path) -> History:
         """Open the database for reading. Raises ``StoreError``."""
         with translated(path):
-            uri = f"file:{quote(str(path))}?mode=ro"
+            uri = f"file:{quote(os.fsencode(path))}?mode=ro"
             connection = sqlite3.connect(uri, uri=True, timeout=5.0, isolation_level=None, check_same_thread=False)
         return cls(path, connection)
 
@@ -78,7 +77,10 @@ class History:
             tests.append("seq < ?")
             values.append(before_seq)
         if filters.states:
-            tests.append(f"state IN ({', '.join('?' * len(filters.states))})")
+            test = f"state IN ({', '.join('?' * len(filters.states))})"
+            if State.COLLECTING in filters.states:
+                test = f"({test} OR published = 0 AND finished_us IS NOT NULL)"
+            tests.append(test)
             values += [state.value for state in filters.states]
         if filters.since_us is not None:
             tests.append("submitted_us >= ?")
@@ -121,7 +123,15 @@ class History:
 
     def finished_since(self, since_us: int) -> Counter[State]:
         """How many published jobs became terminal since then (UTC microseconds), by state."""
-        return self._counts(_FINISHED_SINCE, since_us)
+        with translated(self._path):
+            rows = self._connection.execute(_FINISHED_SINCE, (since_us,)).fetchall()
+        return Counter({State(state): count for state, count in rows})
+
+    def failed_since(self, since_us: int, limit: int) -> list[Job]:
+        """The published jobs that failed since then (UTC microseconds), the last to end first."""
+        with translated(self._path):
+            rows = self._connection.execute(_FAILED_SINCE, (since_us, limit)).fetchall()
+            return [self._whole(row) for row in rows]
 
     def batch(self, batch_id: str) -> Batch | None:
         """The batch with this id."""
@@ -129,14 +139,12 @@ class History:
             row = self._connection.execute(_BATCH, (batch_id,)).fetchone()
         return to_batch(row) if row else None
 
-    def finished_of_batch(self, batch_id: str) -> Counter[State]:
-        """How many jobs of a batch are terminal, by state."""
-        return self._counts(_OF_BATCH, batch_id)
-
-    def _counts(self, query: str, value: object) -> Counter[State]:
+    def finished_of_batch(self, batch_id: str) -> tuple[Counter[State], dict[str, State]]:
+        """How many jobs of a batch are published, by state, and which are terminal but not marked so yet."""
         with translated(self._path):
-            rows = self._connection.execute(query, (value,)).fetchall()
-        return Counter({State(state): count for state, count in rows})
+            rows = self._connection.execute(_OF_BATCH, (batch_id,)).fetchall()
+        published = Counter({State(state): count for state, count, job_id in rows if job_id is None})
+        return published, {job_id: State(state) for state, _, job_id in rows if job_id is not None}
 
     def _whole(self, row: Sequence[Any]) -> Job:
         attempts = self._connection.execute(_ATTEMPTS, (row[0],)).fetchall()

@@ -1,9 +1,9 @@
 """Structured logs: one JSON object per line in a file that rotates, and the same lines (or pretty ones) on a stream.
 
 Rules: event names are constants of the code (``job.accepted``), never a user's bytes; those are values, and values are
-escaped. Whoever logs never waits: the file and the stream each have one thread that writes, and a bounded queue. What
-cannot be written (full disk, closed or unread pipe) is dropped, counted, and the count is logged as ``log.dropped``
-once writing works again. It must not know jobs, states or the store.
+escaped; so is what libraries log. Whoever logs never waits: the file and the stream each have one thread that writes,
+and a bounded queue. What cannot be written (full disk, closed or unread pipe) is dropped, counted, and the count is
+logged as ``log.dropped`` once writing works again. It must not know jobs, states or the store.
 """
 
 from __future__ import annotations
@@ -187,6 +187,19 @@ class Log:
         return self._dropped_as_json(count) if self._people is None else self._people(None, "", _dropped(count))
 
 
+class _Bridge(logging.Handler):
+    """Brings what libraries log by the standard library into the same lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log ``record`` as ``library.log``; never raises."""
+        try:
+            structlog.get_logger().log(
+                record.levelno, "library.log", library=record.name, text=record.getMessage(), exc_info=record.exc_info
+            )
+        except Exception:  # noqa: BLE001  a library's faulty line must not become our trouble
+            self.handleError(record)
+
+
 class _StreamLogger:
     """The shape of a logger that structlog wants."""
 
@@ -214,6 +227,7 @@ def configure(stream: TextIO, *, file: Path | None = None, level: str = "info") 
         logger_factory=log.make_logger,
         cache_logger_on_first_use=False,
     )
+    logging.basicConfig(handlers=[_Bridge()], level=logging.WARNING, force=True)
     return log
 
 

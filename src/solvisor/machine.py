@@ -111,7 +111,8 @@ def apply(world: World, event: Event) -> list[Effect]:
 
 def queued_members(world: World, batch_id: str) -> list[str]:
     """The jobs of a batch that are queued, in the order in which they came."""
-    members = (world.jobs[member] for member in world.members.get(batch_id, ()))
+    roll = world.members.get(batch_id)
+    members = [world.jobs[member] for member in roll.ids] if roll is not None else []
     return [job.id for job in sorted(members, key=lambda job: job.seq) if job.state is State.QUEUED]
 
 
@@ -287,7 +288,7 @@ def _conclude(world: World, job: Job, verdict: Verdict, now: float, now_us: int)
         return _finish(world, job, State.SUCCEEDED, now_us, verdict)
     retry = job.current.settings.retry
     charged = sum(a.cause is not Cause.LOST for a in job.attempts)
-    if verdict.cause not in retry.on or charged > retry.max:
+    if verdict.cause not in retry.on or charged > retry.max or _is_stopped(world, job):
         return _finish(world, job, State.FAILED, now_us, verdict)
     longest = max(BACKOFF_MAX_SECONDS, retry.delay_seconds)
     rest = min(retry.delay_seconds * 2 ** min(charged - 1, DOUBLINGS_MAX), longest)
@@ -356,6 +357,12 @@ def _finish(world: World, job: Job, state: State, now_us: int, verdict: Verdict 
         world.put_batch(replace(batch, stopped=f"{job.id} was {state.value}, and its batch stops at the first failure"))
         after.append(BatchStopped(job.id, batch.id, now_us))
     return after if job.id in world.holding else [Publish(job.id), *after]
+
+
+def _is_stopped(world: World, job: Job) -> bool:
+    """Whether its batch starts nothing more: another try would be a start."""
+    batch = world.batches.get(job.spec.batch or "")
+    return batch is not None and batch.stopped is not None
 
 
 def _with_attempt(job: Job, **changes: Any) -> Job:

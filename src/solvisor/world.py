@@ -91,6 +91,15 @@ class Used:
         )
 
 
+@dataclass(slots=True)
+class Roll:
+    """The live jobs of a batch, how many of them are in which state, and how many have left since it was opened here."""
+
+    ids: set[str] = field(default_factory=set)
+    states: Counter[State] = field(default_factory=Counter)
+    left: int = 0
+
+
 class Changes(NamedTuple):
     """What the next commit records, in the order of its happening. ``pauses`` are all there are, if any changed."""
 
@@ -111,7 +120,7 @@ class World:
     ``deadlines`` one of ``(due, token, id)``, both with stale entries that are skipped when they surface; ``unmet``
     names the jobs a queued job still waits for and ``dependents`` is its inverse; ``holding`` are the jobs whose demand
     is occupied; ``changed`` and ``published`` collect the ids that the next commit must record, in order.
-    ``batches`` are those with live jobs or still open, ``members`` their live jobs. ``pauses`` are in force, by solver
+    ``batches`` are those with live jobs or still open, ``members`` the rolls of their live jobs. ``pauses`` are in force, by solver
     (``None``: all).
     """
 
@@ -131,7 +140,7 @@ class World:
         self.next_seq = next_seq
         self.draining = False
         self.batches: dict[str, Batch] = {}
-        self.members: dict[str, set[str]] = {}
+        self.members: dict[str, Roll] = {}
         self.pauses: dict[str | None, Pause] = {}
         self._changed_batches: dict[str, Batch] = {}
         self._changed_pauses = False
@@ -149,10 +158,13 @@ class World:
     def adopt(self, job: Job) -> None:
         """Make ``job`` the current record of its id; it is recorded already."""
         before = self.jobs.get(job.id)
-        if before is not None:
-            self.states[before.state] -= 1
+        roll = self.members.get(job.spec.batch or "")
+        tallies = [self.states, roll.states] if roll is not None and job.id in roll.ids else [self.states]
+        for tally in tallies:
+            if before is not None:
+                tally[before.state] -= 1
+            tally[job.state] += 1
         self.jobs[job.id] = job
-        self.states[job.state] += 1
 
     def enqueue(self, job: Job) -> None:
         """Let a queued job wait for room."""
@@ -226,24 +238,30 @@ class World:
         del self.jobs[job_id], self.demands[job_id]
         self.published.append(job_id)
         if batch in self.members:
-            self.members[batch].discard(job_id)
+            roll = self.members[batch]
+            roll.ids.remove(job_id)
+            roll.states[job.state] -= 1
+            roll.left += 1
             self._forget_batch(batch)
 
     def put_batch(self, batch: Batch) -> None:
         """Make ``batch`` the current record of its id, to be recorded by the next commit."""
         self.batches[batch.id] = batch
-        self.members.setdefault(batch.id, set())
+        self.members.setdefault(batch.id, Roll())
         self._changed_batches[batch.id] = batch
         self._forget_batch(batch.id)
 
     def join(self, job: Job, batch: Batch) -> None:
         """Count a live job among its batch."""
         self.batches.setdefault(batch.id, batch)
-        self.members.setdefault(batch.id, set()).add(job.id)
+        roll = self.members.setdefault(batch.id, Roll())
+        roll.ids.add(job.id)
+        if job.id in self.jobs:
+            roll.states[job.state] += 1
 
     def _forget_batch(self, batch_id: str) -> None:
         """A batch that is over is kept by the store alone."""
-        if self.batches[batch_id].closed and not self.members[batch_id]:
+        if self.batches[batch_id].closed and not self.members[batch_id].ids:
             self._over.append(self.batches.pop(batch_id))
             del self.members[batch_id]
 
@@ -294,7 +312,11 @@ class World:
         queued = sum(map(len, self.ready.values()))
         assert queued == sum(map(self.is_ready, self.jobs.values())), "a job stands in the queue of another demand"
         members = {job.id for job in self.jobs.values() if job.spec.batch in self.members}
-        assert members == set().union(*self.members.values()), "a batch knows other jobs than its own"
+        rolls = self.members.values()
+        assert members == set().union(*(roll.ids for roll in rolls)), "a batch knows other jobs than its own"
+        for batch_id, roll in self.members.items():
+            in_it = Counter(self.jobs[job_id].state for job_id in roll.ids)
+            assert in_it == +roll.states, f"the counts of {batch_id} drifted: {roll.states} is not {in_it}"
         assert self.members.keys() == self.batches.keys(), "a batch without members, or members without a batch"
         inverse: dict[str, set[str]] = {}
         for job_id, others in self.unmet.items():

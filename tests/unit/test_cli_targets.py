@@ -140,6 +140,17 @@ def test_what_cannot_be_sent_is_named(make: Make, tmp_path: Path) -> None:
         prepare(make("beam.inp"), [tmp_path / "empty"], {})
 
 
+@pytest.mark.parametrize("odd", [b"caf\xe9.inp", b"caf\xe9/beam.inp"])
+def test_a_name_that_cannot_be_sent_is_named(make: Make, tmp_path: Path, odd: bytes) -> None:
+    make("case/beam.inp")
+    path = tmp_path / "case" / os.fsdecode(odd)
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    with pytest.raises(UsageError, match=r"caf\\udce9.*not UTF-8") as caught:
+        prepare(tmp_path / "case", [], {})
+    str(caught.value).encode()
+
+
 def test_a_link_to_a_file_is_the_users_own_way_to_name_it(make: Make, tmp_path: Path) -> None:
     link = tmp_path / "case.inp"
     link.symlink_to(make("store/beam.inp"))

@@ -103,6 +103,10 @@ def test_where_too_little_room_is_left_it_goes_below() -> None:
     assert " ".join(line.strip() for line in lines[1:]) == LONG
 
 
+def test_no_terminal_is_too_narrow_for_wide_characters() -> None:
+    assert "".join(line.strip() for line in printed(3, [("beam", "梁梁梁")])) == "beam梁梁梁"
+
+
 def test_a_column_in_the_middle_can_be_the_one_that_wraps() -> None:
     lines = printed(50, [("checks", LONG, "failed"), ("", "exit 0", "ok")], wrap=1)
     assert all(len(line) <= 50 for line in lines)

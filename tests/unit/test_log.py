@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -255,3 +256,19 @@ def test_levels_below_the_configured_one_are_left_out(configure: Configure) -> N
     structlog.get_logger().info("job.accepted")
     log.close()
     assert stream.getvalue() == ""
+
+
+def test_what_libraries_log_becomes_a_line_like_ours(configure: Configure) -> None:
+    stream = io.StringIO()
+    log = configure(stream)
+    try:
+        raise ValueError("lost\nforged")
+    except ValueError:
+        logging.getLogger("uvicorn.error").exception("bad %s", "request\nforged")
+    logging.getLogger("uvicorn.error").info("not worth a line")
+    logging.getLogger("uvicorn.error").error("too few %s %s", "values")
+    log.close()
+    (line,) = map(json.loads, stream.getvalue().splitlines())
+    assert (line["event"], line["level"], line["library"]) == ("library.log", "error", "uvicorn.error")
+    assert line["text"] == "bad request\nforged"
+    assert "ValueError: lost" in line["exception"]

@@ -153,7 +153,7 @@ def _look_at_tree(name: str, folder_fd: int, seen: os.stat_result, root_fd: int,
             return Found(name, seen, False, beyond, tuple(tree), bounded=False)
         tree.append((entry.path, entry.stat))
         copy = copy or _foreign(entry.stat, rules)
-        problem = problem or entry_problem(entry)
+        problem = problem or _entry_problem(entry)
         if entry.is_folder and not os.access(entry.name, os.W_OK | os.X_OK, dir_fd=entry.folder_fd):
             locked = locked or f"{name}/{entry.path}"
         if entry.is_file:
@@ -242,11 +242,14 @@ def name_problem(name: str) -> Problem | None:
     return "name", f"the name {shown} holds bytes that are not UTF-8, control characters or backslashes; rename it"
 
 
-def tree_problem(folder_fd: int, name: str) -> Problem | None:
-    """What keeps everything beneath an open folder, called ``name``, from being the inputs of a job; the first of it."""
+def tree_problem(folder_fd: int, name: str, *, copied: bool = False) -> Problem | None:
+    """What keeps what an open folder, called ``name``, holds from being the inputs of a job: the first such thing.
+
+    ``copied``: it is going to be copied, so a second name of a file (hard link) does no harm.
+    """
     for count, entry in enumerate(files.walk(folder_fd)):
-        problem = _bound_problem(entry, count, name) or entry_problem(entry)
-        if problem is not None:
+        problem = _bound_problem(entry, count, name) or _entry_problem(entry)
+        if problem is not None and not (copied and problem[0] == "hard_link"):
             return problem
     return None
 
@@ -261,13 +264,13 @@ def _bound_problem(entry: files.Entry, count: int, name: str) -> Problem | None:
     return None
 
 
-def entry_problem(entry: files.Entry) -> Problem | None:
+def _entry_problem(entry: files.Entry) -> Problem | None:
     """What keeps one thing in a folder from being an input, if anything."""
     if not (entry.is_folder or entry.is_file):
         shown = escape_name(entry.path)
         return (
             "not_a_file",
-            f"{shown} is {kind_of(entry.stat)}; a folder that becomes a job may hold only files and folders",
+            f"{shown} is {kind_of(entry.stat)}; only files and folders can be inputs",
         )
     if entry.is_file and entry.stat.st_nlink > 1:
         shown = escape_name(entry.path)

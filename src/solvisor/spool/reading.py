@@ -6,7 +6,7 @@ regular files are read. Nothing is changed here.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import stat
 from io import BufferedReader
@@ -18,6 +18,10 @@ from solvisor.names import unescape_name
 from . import files
 
 _PLACES = ("work", "done", "failed", "rejected")
+_NOT_THERE = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM}
+)
+"""Of a path: missing, through a link, a socket, a name that cannot be, nothing for our eyes."""
 
 
 class JobFolder:
@@ -35,8 +39,11 @@ class JobFolder:
         if any(part in ("", ".", "..") or "\0" in part for part in (job_id, *parts)) or "/" in job_id:
             return None
         for place in _PLACES:
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            try:
                 return _open(str(self._home.root / place), [job_id, *parts])
+            except OSError as error:
+                if error.errno not in _NOT_THERE:
+                    raise
         return None
 
     def read(self, job_id: str, path: str, offset: int | None, tail: int | None, most: int) -> tuple[bytes, int]:
@@ -59,21 +66,18 @@ class JobFolder:
         return os.fstat(file.fileno()).st_size
 
 
-def _open(folder: str, parts: list[str]) -> BufferedReader:
+def _open(folder: str, parts: list[str]) -> BufferedReader | None:
+    """The regular file there, ``None`` for what is none. Raises ``OSError``."""
     fd = files.open_folder(folder)
     try:
         for part in parts[:-1]:
             below = files.open_folder(part, fd)
             os.close(fd)
             fd = below
-        file = open(files.open_file(parts[-1], fd), "rb")  # noqa: SIM115  the caller closes it
-    except OSError as error:
-        if isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError)):
-            raise
-        raise FileNotFoundError(error.errno, "no regular file") from error  # a link, a socket
+        file_fd = files.open_file(parts[-1], fd)
     finally:
         os.close(fd)
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise FileNotFoundError("no regular file")
-    return file
+    if not stat.S_ISREG(os.fstat(file_fd).st_mode):
+        os.close(file_fd)
+        return None
+    return open(file_fd, "rb")

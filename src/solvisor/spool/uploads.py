@@ -23,7 +23,7 @@ from solvisor.names import escape_name, is_plain_name
 
 from . import files
 from .claims import Taken
-from .drops import FILES_MAX, Take, our_uid
+from .drops import FILES_MAX, Take, our_uid, tree_problem
 from .move import PLAN, Plan
 
 _SUFFIX = ".upload"
@@ -38,15 +38,19 @@ class Upload:
     def __init__(self, home: Home, job_id: str) -> None:
         self.job_id = job_id
         self._folder = job_id + _SUFFIX
-        self._files = 0
+        self._entries = 0
         self._fd = -1
         with contextlib.ExitStack() as on_failure:
             self._work_fd = _opened(files.open_folder(str(home.work)), on_failure)
             os.mkdir(self._folder, 0o750, dir_fd=self._work_fd)
+            on_failure.callback(files.discard, self._folder, self._work_fd)
             self._job_fd = _opened(files.open_folder(self._folder, self._work_fd), on_failure)
             os.mkdir(_INPUT, 0o750, dir_fd=self._job_fd)
             self._input_fd = _opened(files.open_folder(_INPUT, self._job_fd), on_failure)
-            self._fds = on_failure.pop_all()
+            on_failure.pop_all()
+        self._fds = contextlib.ExitStack()
+        for fd in (self._work_fd, self._job_fd, self._input_fd):
+            self._fds.callback(os.close, fd)
 
     def begin(self, name: str) -> None:
         """Begin a file; ``/`` in its name makes folders. Raises ``Refused``, ``OSError``."""
@@ -54,22 +58,28 @@ class Upload:
         if len(parts) > files.DEPTH_MAX or not all(map(_is_good, parts)):
             shown = escape_name(name)
             raise Refused("name", f"the name {shown!r} cannot be used for a file of a job; rename it")
-        self._files += 1
-        if self._files > FILES_MAX:
-            raise Refused("too_many_files", f"more than {FILES_MAX:,} files; send an archive your solver can open")
         folder_fd = os.dup(self._input_fd)
         try:
             for part in parts[:-1]:
                 if files.lstat(part, folder_fd) is None:
+                    self._count()
                     os.mkdir(part, 0o750, dir_fd=folder_fd)
                 below = files.open_folder(part, folder_fd)
                 os.close(folder_fd)
                 folder_fd = below
+            self._count()
             self._fd = files.new_file(parts[-1], folder_fd)
         except (FileExistsError, NotADirectoryError):
             raise Refused("name", f"the name {name!r} was sent twice, or is a file and a folder; rename one") from None
         finally:
             os.close(folder_fd)
+
+    def _count(self) -> None:
+        """One more file or folder: as many as a dropped folder may hold."""
+        self._entries += 1
+        if self._entries > FILES_MAX:
+            text = f"more than {FILES_MAX:,} files and folders; send one archive that your solver can open"
+            raise Refused("too_many_files", text)
 
     def write(self, data: bytes) -> None:
         """Append to the file that was begun. Raises ``OSError``."""
@@ -85,26 +95,31 @@ class Upload:
     def copy_inputs(self, home: Home, target: Literal["done", "failed", "rejected"], job_id: str) -> None:
         """Take the inputs of a finished job again, sharing blocks where the disk can.
 
-        Raises ``Refused`` if they are gone, ``OSError``.
+        Raises ``Refused`` if they are gone or could not be inputs, ``OSError``.
         """
-        try:
-            source_fd = files.open_folder(str(home.root / target / job_id / _INPUT))
-        except FileNotFoundError:
-            raise Refused(
-                "inputs_gone", f"the inputs of {job_id} are not in {target}/{job_id}/input any more"
-            ) from None
-        try:
-            files.copy_tree(source_fd, self._input_fd)
-        finally:
-            os.close(source_fd)
+        with contextlib.ExitStack() as opened:
+            fd = _opened(files.open_folder(str(home.root / target)), opened)
+            try:
+                for name in (job_id, _INPUT):
+                    fd = _opened(files.open_folder(name, fd), opened)
+            except (FileNotFoundError, NotADirectoryError):
+                text = f"the inputs of {job_id} are not in {target}/{job_id}/input any more; submit them again"
+                raise Refused("inputs_gone", text) from None
+            problem = tree_problem(fd, job_id, copied=True)
+            if problem is not None:
+                raise Refused(*problem)
+            files.copy_tree(fd, self._input_fd)
 
     def finish(self, take: Take, expected: Sequence[FileFact] | None = None) -> Taken:
         """Make it a claim, durably. ``expected`` is what the files must be, where that is known.
 
-        Raises ``Refused`` if they are not, ``NotDurable``, ``OSError``.
+        Raises ``Refused`` if they are not, or if what is here could not be inputs, ``NotDurable``, ``OSError``.
         """
         request = take.request
         assert request is not None, "an upload comes with its request"  # noqa: S101  a defect, not a user's mistake
+        problem = tree_problem(self._input_fd, self.job_id)
+        if problem is not None:
+            raise Refused(*problem)
         facts = tuple(files.describe(e, "input/") for e in files.walk(self._input_fd) if not e.is_folder)
         if expected is not None and sorted(facts, key=_path) != sorted(expected, key=_path):
             raise Refused("inputs_changed", f"the inputs of {request.retry_of} were changed since; submit them again")
