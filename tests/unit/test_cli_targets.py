@@ -101,10 +101,11 @@ def test_a_faulty_job_file_is_refused_in_its_own_words(make: Make) -> None:
 
 
 def test_a_folder_is_sent_whole_the_top_first(make: Make, tmp_path: Path) -> None:
-    for name in ("case/mesh/part.inc", "case/beam.inp", "case/.spiceinit"):
-        make(name)
+    below = [f"{folder}/{name}" for folder in ("a", "b", "mesh", "y", "z") for name in ("p.inc", "q.inc")]
+    for name in (*reversed(below), "beam.inp", ".spiceinit"):
+        make(f"case/{name}")
     prepared = prepare(tmp_path / "case", [], {})
-    assert names(prepared) == [".spiceinit", "beam.inp", "mesh/part.inc"]
+    assert names(prepared) == [".spiceinit", "beam.inp", *below]
     assert prepared.job == b"", "an empty job file: the daemon finds the input that a solver accepts"
     assert keys(prepare(tmp_path / "case", [], {"cpus": 2})) == {"cpus": 2}
 

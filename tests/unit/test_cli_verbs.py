@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -364,13 +365,14 @@ def test_a_refusal_ends_with_the_status_of_its_code(fake: FakeDaemon, run: Run, 
 
 
 def test_where_no_daemon_runs_it_says_how_to_start_one(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
     result = run("status")
     assert result.status == 3
     assert f"solvisor serve --home {tmp_path / 'home'}" in result.err
 
 
 AS_ANOTHER_USER = """
-import os, sys
+import os, pathlib, sys
 import solvisor_service.cli.text, solvisor_service.client  # that user may not be able to read them
 from solvisor_service import cli
 cli.parser()
@@ -378,18 +380,22 @@ if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
-sys.exit(cli.main(["status", "--home", sys.argv[1]]))
+cli.shared.SYSTEM_HOME = pathlib.Path(sys.argv[1])
+sys.exit(cli.main(["status"]))
 """
 
 
-def test_who_may_not_use_the_socket_is_told_so() -> None:
+def test_who_may_not_use_the_systems_socket_is_told_so_and_not_that_nothing_runs() -> None:
     with tempfile.TemporaryDirectory() as folder, fake_daemon(Path(folder) / "home") as fake:
         fake.answers["GET", "/v1/status"] = status()
         run_folder = fake.home / "run"
+        (Path(folder) / "own" / "solvisor").mkdir(parents=True)
         Path(folder).chmod(0o755)
         run_folder.chmod(0o750 if os.geteuid() == 0 else 0)
         command = [sys.executable, "-c", AS_ANOTHER_USER, str(fake.home)]
-        result = subprocess.run(command, capture_output=True, text=True)
+        env = {name: value for name, value in os.environ.items() if name != "SOLVISOR_HOME"}
+        env["XDG_DATA_HOME"] = f"{folder}/own"
+        result = subprocess.run(command, capture_output=True, text=True, env=env)
         run_folder.chmod(0o750)
     assert (result.returncode, result.stdout) == (77, "")
     assert "add you to that group" in result.stderr
@@ -414,6 +420,9 @@ def test_wait_prints_each_job_as_it_ends_and_tells_if_one_failed(fake: FakeDaemo
     assert (result.status, result.err) == (1, "")
     assert result.lines == [f"{BAD}  FAILED after 0.1 s: noa[31mbc", f"{BEAM}  succeeded in 2 s"]
     assert len(fake.asked("GET", "/v1/jobs/last")) == 1, "last may be another job by now"
+    assert not any("wait" in asked.query for asked in fake.asked("GET", f"/v1/jobs/{BAD}")), (
+        "one is waited for at a time"
+    )
 
 
 def test_wait_is_0_if_all_succeeded(fake: FakeDaemon, run: Run) -> None:
@@ -694,6 +703,21 @@ def test_following_a_log_ends_with_the_job_and_misses_nothing(fake: FakeDaemon, 
     ]
 
 
+def test_following_the_tail_of_a_log_goes_on_from_there(fake: FakeDaemon, run: Run) -> None:
+    log = Log(fake)
+    log.tries[1] = b"one\ntwo\n"
+    states = iter(["running", "running", "succeeded"])
+
+    def job(_: Request) -> JobView:
+        state = next(states)
+        if state == "succeeded":
+            log.tries[1] += b"three\n"
+        return view(state=state)
+
+    fake.answers["GET", "/v1/jobs/last"] = fake.answers["GET", f"/v1/jobs/{BEAM}"] = job
+    assert run("logs", "last", "-f", "--tail", "1") == Result(0, "two\nthree\n", "")
+
+
 # --- JSON, help, homes ------------------------------------------------------------------------------------------------
 
 DOCUMENTS: list[tuple[list[str], tuple[str, str], Any, Any]] = [
@@ -755,6 +779,29 @@ def test_completion_knows_every_verb(run: Run, shell: str) -> None:
     assert (result.status, result.err) == (0, "")
     for verb in CLIENT_VERBS:
         assert verb in result.out
+    program = shutil.which(shell)
+    if program is None:
+        pytest.skip(f"there is no {shell} to read the script")
+    assert subprocess.run([program, "-n"], input=result.out, capture_output=True, text=True).stderr == ""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        (["sub"], "submit"),
+        (["get", "last", "--inp"], "--inputs"),
+        (["list", "--state", "coll"], "collecting"),
+        (["submit", "--with", "bea"], "beam.inp"),
+        (["submit", "--cpus", "2", "bea"], "beam.inp"),
+    ],
+)
+def test_bash_completes_verbs_options_and_files(run: Run, beam: Path, words: list[str], completed: str) -> None:
+    script = run("completion", "bash").out
+    line = " ".join(["solvisor", *words])
+    ask = f'COMP_WORDS=({line}); COMP_CWORD={len(words)}; _shtab_solvisor; echo "${{COMPREPLY[*]}}"'
+    answer = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, cwd=beam.parent)
+    assert answer.stdout.split() == [completed]
 
 
 @pytest.fixture
