@@ -40,6 +40,12 @@ class NotRunning(SolvisorError):
     exit_status = 3
 
 
+class BrokenOff(NotRunning):
+    """The daemon was there, and then it was not, or it spoke of things this client does not know."""
+
+    code = "broken_off"
+
+
 class NotPermitted(SolvisorError):
     """This user may not use the socket."""
 
@@ -211,15 +217,33 @@ class Client:
     ) -> Iterator[http.client.HTTPResponse]:
         given = {name: value for name, value in (query or {}).items() if value is not None}
         target = f"{path}?{urlencode(given, doseq=True)}" if given else path
-        connection = _Connection(self._socket, ANSWER_SECONDS + patience)
+        connection = self._connected(ANSWER_SECONDS + patience)
         try:
-            connection.request(
-                method, target, body, dict(headers or {}), encode_chunked=not isinstance(body, bytes | None)
-            )
+            # A daemon that refuses early hangs up while the body is still on its way; its answer is there all the same.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(
+                    method, target, body, dict(headers or {}), encode_chunked=not isinstance(body, bytes | None)
+                )
             answer = connection.getresponse()
             if answer.status >= 400:
                 raise _refusal(answer.status, answer.read())
             yield answer
+        except (http.client.HTTPException, ConnectionError, TimeoutError, msgspec.DecodeError) as error:
+            raise BrokenOff(
+                f"the daemon on {self._home} gave no good answer ({str(error) or type(error).__name__}); "
+                "it may have been stopped, or be of another version: solvisor status, and its log"
+            ) from error
+        finally:
+            connection.close()
+
+    def _connected(self, seconds: float) -> _Connection:
+        """A connection to the daemon. Raises ``NotRunning``, ``NotPermitted``."""
+        connection = _Connection(self._socket, seconds)
+        try:
+            with contextlib.ExitStack() as on_failure:
+                on_failure.callback(connection.close)
+                connection.connect()
+                on_failure.pop_all()
         except (FileNotFoundError, ConnectionRefusedError):
             raise self._not_running() from None
         except PermissionError:
@@ -227,11 +251,7 @@ class Client:
                 f"you may not use {self._socket}: it is open to the daemon's user and its group; "
                 "ask its operator to add you to that group"
             ) from None
-        except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
-            reason = str(error) or type(error).__name__
-            raise NotRunning(f"the daemon on {self._home} broke off the answer ({reason}); see its log") from error
-        finally:
-            connection.close()
+        return connection
 
 
 class _Connection(http.client.HTTPConnection):

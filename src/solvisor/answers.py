@@ -64,6 +64,7 @@ def _row(world: World, limits: Limits, job: Job, now_us: int) -> dict[str, Any]:
     spec = job.spec
     over = state in TERMINAL
     began, ended = job.started_us, job.finished_us if over else None
+    ran = _run_us(job, state, now_us)
     return {
         "id": job.id,
         "name": spec.name,
@@ -82,9 +83,19 @@ def _row(world: World, limits: Limits, job: Job, now_us: int) -> dict[str, Any]:
         "started": None if began is None else rfc3339(began),
         "finished": None if ended is None else rfc3339(ended),
         "queue_seconds": max(0, (began or ended or now_us) - job.submitted_us) / 1e6,
-        "run_seconds": None if began is None else max(0, (ended or now_us) - began) / 1e6,
+        "run_seconds": None if ran is None else max(0, ran) / 1e6,
         "folder": folder_of(job, live=live),
     }
+
+
+def _run_us(job: Job, state: State, now_us: int) -> int | None:
+    """How long its last try ran, or has been running; ``None`` where there is none that did, and while it waits."""
+    last = job.attempt
+    if last is None or state is State.QUEUED:
+        return None
+    if last.facts is not None:
+        return last.facts.finished_us - last.started_us
+    return now_us - last.started_us if state is State.RUNNING else None
 
 
 def view(
@@ -151,18 +162,21 @@ def explanation(world: World, limits: Limits, view: JobView, now: float, now_us:
 
 
 def waiting_for(world: World, limits: Limits) -> tuple[Waiting, ...]:
-    """How many queued jobs wait for what, the largest number first."""
+    """How many queued jobs wait for what, the largest number first.
+
+    Those of a paused solver that also rest or wait for others are counted as doing that.
+    """
+    waiting = world.states[State.QUEUED]
+    if world.draining or None in world.pauses:
+        return (Waiting(Reason.PAUSED, None, waiting),) if waiting else ()
     counts: Counter[tuple[Reason, str | None]] = Counter()
     for demand, queue in world.ready.items():
-        if world.draining or None in world.pauses:
-            counts[Reason.PAUSED, None] += len(queue)
-        elif demand.solver in world.pauses:
+        if demand.solver in world.pauses:
             counts[Reason.PAUSED, demand.solver] += len(queue)
         else:
             counts[reason_of_demand(world, limits, demand)] += len(queue)
-    counts[Reason.DEPENDENCY, None] += len(world.unmet)
-    resting = {job_id for _, _, job_id in world.backoff if job_id in world.jobs}
-    counts[Reason.BACKOFF, None] += sum(world.jobs[i].backoff_seconds > 0 for i in resting)
+    counts[Reason.DEPENDENCY, None] = len(world.unmet)
+    counts[Reason.BACKOFF, None] = waiting - counts.total()  # every queued job waits in exactly one place
     return tuple(Waiting(why, what, jobs) for (why, what), jobs in counts.most_common() if jobs)
 
 
@@ -190,9 +204,15 @@ def _pause(pause: Pause) -> PauseView:
 
 def batch_view(world: World, batch: Batch, finished: Counter[State]) -> BatchView:
     """A batch and how far it is; ``finished`` counts its jobs that are not in the world any more."""
-    counts = Counter({state: count for state, count in finished.items() if count})
-    members = world.members.get(batch.id, set())
-    counts.update(shown_state(world.jobs[member], live=True) for member in members)
+    counts = Counter(finished)
+    roll = world.members.get(batch.id)
+    if roll is not None:
+        for state, jobs in roll.states.items():
+            counts[State.COLLECTING if state in TERMINAL else state] += jobs
+        for held in world.holding & roll.ids:
+            if world.jobs[held].state in TERMINAL:  # its processes would not die
+                counts[State.COLLECTING] -= 1
+                counts[world.jobs[held].state] += 1
     return BatchView(
         id=batch.id,
         name=batch.name,
@@ -200,7 +220,7 @@ def batch_view(world: World, batch: Batch, finished: Counter[State]) -> BatchVie
         on_error=batch.on_error,
         max_jobs=batch.max_jobs,
         closed=batch.closed,
-        over=batch.closed and not members,
+        over=batch.closed and not (roll and roll.ids),
         stopped=batch.stopped,
         **{state.value: counts[state] for state in State},
     )

@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from datetime import date, datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ from msgspec.structs import replace
 
 from . import __version__, answers
 from .clock import now_us
-from .engine import Engine
+from .engine import Engine, Stopping
 from .errors import Refused, SolvisorError
 from .events import Cancel, Event
 from .history import Filters, History
@@ -33,9 +34,9 @@ from .inbox import Inbox
 from .intake import FOLDER_JOB_FILE, decide, is_job_file
 from .machine import queued_members
 from .manifest import Manifest, rfc3339
-from .model import TARGETS, TERMINAL, Batch, Check, Job, Pause, Request, State
+from .model import TARGETS, TERMINAL, Batch, Job, JobSpec, Pause, Request, State
 from .names import escape_name, unescape_name
-from .spool import Take, Upload
+from .spool import NotDurable, Take, Upload
 from .views import (
     BatchRule,
     BatchView,
@@ -49,6 +50,7 @@ from .views import (
     Submitted,
     Today,
 )
+from .world import World
 
 T = TypeVar("T")
 
@@ -57,6 +59,9 @@ FAILED_SHOWN = 5
 WAITS_SHOWN = 20
 CANDIDATES_SHOWN = 6
 PAGE_MAX = 1000
+BATCH_JOBS_MAX = 1_000_000
+NAME_MAX = 500
+"""Characters in the name of a batch."""
 DISK_SECONDS = 10.0
 """How often the free space is looked at."""
 
@@ -103,6 +108,7 @@ class Desk:
         self._host = host
         self._began = time.monotonic()
         self._reading = anyio.CapacityLimiter(1)
+        self._looking = anyio.CapacityLimiter(2)
         self._files = anyio.CapacityLimiter(4)
         self._today: tuple[date, Counter[State]] = (date.min, Counter())
         self._failed: deque[Job] = deque(maxlen=FAILED_SHOWN)
@@ -114,13 +120,12 @@ class Desk:
         midnight = datetime.combine(today, datetime.min.time()).astimezone()
         since_us = int(midnight.timestamp() * 1e6)
         self._today = today, await self._read(partial(self._history.finished_since, since_us))
-        failed = await self._read(partial(self._history.page, Filters(states=(State.FAILED,)), None, FAILED_SHOWN))
-        self._failed.extend(job for job in reversed(failed) if (job.finished_us or 0) >= since_us)
+        self._failed.extend(reversed(await self._read(partial(self._history.failed_since, since_us, FAILED_SHOWN))))
 
     async def watch_disk(self) -> None:
         """Keep the figure of free space fresh, until cancelled."""
         while True:
-            self._disk_free = await anyio.to_thread.run_sync(self._home.free_bytes, limiter=self._files)
+            self._disk_free = await anyio.to_thread.run_sync(self._home.free_bytes, limiter=self._looking)
             await anyio.sleep(DISK_SECONDS)
 
     def published(self, job: Job) -> None:
@@ -170,7 +175,7 @@ class Desk:
             inbox_total=len(waits),
             paused=answers.pauses(world),
             running_jobs=tuple(self._row(job) for job in running[:RUNNING_SHOWN]),
-            last_failed=tuple(self._row(job) for job in reversed(self._failed)),
+            last_failed=tuple(self._row(job) for job in reversed(self._failed) if job.id not in world.jobs),
             solvers=tuple(sorted(self._engine.config.solver)),
             **answers.levels(world, limits),
         )
@@ -183,10 +188,7 @@ class Desk:
                 raise Refused("usage", f"{cursor!r} is no cursor; pass on what next was in the page before")
             before = int(cursor)
         limit = max(1, min(limit, PAGE_MAX))
-        stored = filters
-        if State.COLLECTING in filters.states:  # that is also what finished jobs are, until they are published
-            stored = msgspec.structs.replace(filters, states=(*filters.states, *TERMINAL))
-        found = await self._read(partial(self._history.page, stored, before, limit))
+        found = await self._read(partial(self._history.page, filters, before, limit))
         rows = []
         for job in found:
             row = self._row(self._engine.world.jobs.get(job.id, job))
@@ -233,15 +235,14 @@ class Desk:
     async def view(self, job: Job) -> JobView:
         """All that is known of a job."""
         live = job.id in self._engine.world.jobs
-        manifest = None if live else await self._in_thread(partial(self._manifest, job))
-        return self._view(job, manifest.checks if manifest else ())
-
-    def _view(self, job: Job, checks: tuple[Check, ...] = ()) -> JobView:
+        manifest = None
+        if not live:
+            manifest = await anyio.to_thread.run_sync(self._manifest, job, limiter=self._looking)
         config = self._engine.config
         settings = config.settings(job.spec) if job.spec.solver in config.solver else None
-        now = now_us()
         job = self._engine.world.jobs.get(job.id, job)
-        return answers.view(self._engine.world, self._engine.limits, job, settings, checks, now)
+        checks = manifest.checks if manifest else ()
+        return answers.view(self._engine.world, self._engine.limits, job, settings, checks, now_us())
 
     async def explain(self, job: Job) -> Explanation:
         """Why a job is where it is."""
@@ -251,7 +252,7 @@ class Desk:
     async def wait_finished(self, job_id: str, seconds: float) -> None:
         """Until the job's result lies in its place, or its processes would not die; at most so long."""
         with anyio.move_on_after(seconds):
-            while (job := self._engine.world.jobs.get(job_id)) is not None:
+            while (job := self._engine.world.jobs.get(job_id)) is not None and not self._engine.over:
                 if answers.shown_state(job, live=True) in TERMINAL:
                     break
                 await self._engine.bell.wait()
@@ -259,19 +260,24 @@ class Desk:
     async def batch(self, batch_id: str, wait_seconds: float = 0.0) -> BatchView:
         """A batch; with ``wait_seconds`` once another of its jobs is finished, or so much later."""
         world = self._engine.world
+        roll = world.members.get(batch_id)
+        left = roll.left if roll is not None else 0
         with anyio.move_on_after(wait_seconds):
-            members = len(world.members.get(batch_id, ()))
-            while wait_seconds and batch_id in world.members and len(world.members[batch_id]) >= max(1, members):
+            while roll is not None and wait_seconds and roll.left == left and not self._engine.over:
                 await self._engine.bell.wait()
-        stored = await self._read(partial(self._history.batch, batch_id))
-        finished = await self._read(partial(self._history.finished_of_batch, batch_id))
+                if world.members.get(batch_id) is not roll:
+                    break  # it is over
+        while True:
+            some_lived = _has_members(world, batch_id)
+            stored = await self._read(partial(self._history.batch, batch_id))
+            finished, ended = await self._read(partial(self._history.finished_of_batch, batch_id))
+            if not some_lived or _has_members(world, batch_id):
+                break
+            # The last ones left meanwhile: only what is read from now on knows how they ended.
         batch = world.batches.get(batch_id) or stored
         if batch is None:
             raise _no_batch(batch_id)
-        for member in world.members.get(batch_id, ()):
-            job = world.jobs[member]
-            if job.state in TERMINAL and member not in world.changed:
-                finished[job.state] -= 1
+        finished.update(state for job_id, state in ended.items() if job_id not in world.jobs)
         return answers.batch_view(world, batch, finished)
 
     # --- orders -----------------------------------------------------------------------------------------------------
@@ -289,15 +295,16 @@ class Desk:
         ``names`` are its files as they came; ``job`` are wishes, as the keys of a job file or as the bytes of one. A
         submission whose key a job has already, with the same files and wishes, is that job. Raises ``Refused``.
         """
-        self._must_not_stop()
-        if request.batch is not None:
-            await self._must_take_jobs(request.batch)
-        take = Take(upload.job_id, (os.path.basename(names[0]),), folder=True, request=request)
-        if job is None and FOLDER_JOB_FILE not in names:
-            job = {}
-        if job is not None:
-            await self._in_thread(partial(_write_job_file, upload, names, job))
-        return await self._accept(upload, take)
+        async with self._or_nothing(upload):
+            self._must_not_stop()
+            if request.batch is not None:
+                await self._must_take_jobs(request.batch)
+            if job is None and FOLDER_JOB_FILE not in names:
+                job = {}
+            if job is not None:
+                await self._in_thread(partial(_write_job_file, upload, names, job))
+            take = Take(upload.job_id, (os.path.basename(names[0]),), folder=True, request=request)
+            return await self._accept(upload, take)
 
     async def retry(self, job: Job, user: str | None) -> Submitted:
         """Make a new job of a finished one, with its inputs and wishes, judged by today's configuration.
@@ -310,40 +317,45 @@ class Desk:
             raise Conflict("not_finished", f"{job.id} is {state}; only a finished job can be run again")
         spec = job.spec
         upload = await self.open_upload(spec.name)
-        try:
+        async with self._or_nothing(upload):
             await self._in_thread(partial(upload.copy_inputs, self._home, TARGETS[job.state], job.id))
-        except BaseException:
-            await self._discard(upload)
-            raise
-        request = Request("retry", user, retry_of=job.id)
-        take = Take(upload.job_id, (unescape_name(spec.source.path),), spec.route, spec.folder, request=request)
-        return await self._accept(upload, take, job)
+            request = Request("retry", user, retry_of=job.id)
+            take = Take(upload.job_id, (unescape_name(spec.source.path),), spec.route, spec.folder, request=request)
+            return await self._accept(upload, take, job)
 
-    async def _accept(self, upload: Upload, take: Take, again: Job | None = None) -> Submitted:
-        """A whole upload on its way to a row; refused, nothing of it is left."""
-        config, limits = self._engine.config, self._engine.limits
-        with anyio.CancelScope(shield=True):  # a client that goes away must not leave half of this
+    @asynccontextmanager
+    async def _or_nothing(self, upload: Upload) -> AsyncIterator[None]:
+        """Whoever goes away meanwhile: an upload becomes a job, or nothing of it is left."""
+        with anyio.CancelScope(shield=True):
             try:
-                expected = again.spec.inputs if again else None
-                taken = await self._in_thread(partial(upload.finish, take, expected))
-                intake = await self._in_thread(partial(decide, config, limits, self._home, taken))
-                if intake.refusal is not None:
-                    raise Refused(*intake.refusal)
-                try:
-                    await self._engine.submit(intake)
-                except Refused as refused:
-                    if refused.refusal != "key" or intake.spec.key is None:
-                        raise
-                    other = await self._job_of_key(intake.spec.key)
-                    if not _is_same(other, intake.spec):
-                        raise
-                    await self._discard(upload)
-                    return Submitted(other.id, other.spec.name, other.spec.solver, existing=True)
-            except (Refused, OSError):
+                yield
+            except NotDurable as error:
+                await self._engine.fail(error)
+            except Exception:
                 await self._discard(upload)
                 raise
-            await self._in_thread(upload.close)
-        return Submitted(intake.id, intake.spec.name, intake.spec.solver)
+
+    async def _accept(self, upload: Upload, take: Take, again: Job | None = None) -> Submitted:
+        """Make a whole upload a job, unless a job with its key is that very job. Raises ``Refused``, ``Stopping``."""
+        config, limits = self._engine.config, self._engine.limits
+        expected = again.spec.inputs if again else None
+        taken = await self._in_thread(partial(upload.finish, take, expected))
+        intake = await self._in_thread(partial(decide, config, limits, self._home, taken))
+        if intake.refusal is not None:
+            raise Refused(*intake.refusal)
+        spec = intake.spec
+        try:
+            await self._engine.submit(intake)
+        except Refused as refused:
+            if refused.refusal != "key" or spec.key is None:
+                raise
+            other = await self._job_of_key(spec.key)
+            if not _is_same(other, spec):
+                raise
+            await self._discard(upload)
+            return Submitted(other.id, other.spec.name, other.spec.solver, existing=True)
+        await self._in_thread(upload.close)
+        return Submitted(intake.id, spec.name, spec.solver)
 
     async def abandon(self, upload: Upload) -> None:
         """Leave nothing of a submission that broke off."""
@@ -378,7 +390,7 @@ class Desk:
             apply(Cancel(job.id, now_us()))
 
         await self._engine.carry_out(act)
-        return self._view(job)
+        return await self.view(await self.find(job.id, None))
 
     async def pause(self, solver: str | None, note: str | None, user: str | None) -> Status:
         """Start nothing more of ``solver``, or of any. Raises ``Refused`` for a solver that does not exist."""
@@ -396,10 +408,9 @@ class Desk:
 
         async def act(_: Callable[[Event], None]) -> None:
             if solver not in self._engine.world.pauses:
-                what = solver or "nothing as a whole"
-                others = ", ".join(sorted(name for name in self._engine.world.pauses if name))
-                also = f"; paused are: {others}" if others else ""
-                raise Conflict("not_paused", f"{what} is {'not ' if solver else ''}paused{also}")
+                what = f"{solver} is not paused" if solver else "not everything is paused"
+                others = ", ".join(sorted(name or "everything" for name in self._engine.world.pauses))
+                raise Conflict("not_paused", f"{what}; paused: {others or 'nothing'}")
             self._engine.world.end_pause(solver)
             log.info("solver.resumed", solver=solver, by=user)
 
@@ -407,8 +418,12 @@ class Desk:
         return self.status()
 
     async def open_batch(self, rule: BatchRule, user: str | None) -> BatchView:
-        """A new batch, to submit jobs into."""
+        """A new batch, to submit jobs into. Raises ``Refused`` for a rule that cannot be kept."""
         self._must_not_stop()
+        if rule.max_jobs is not None and not 1 <= rule.max_jobs <= BATCH_JOBS_MAX:
+            raise Refused("usage", f"max_jobs={rule.max_jobs} is not from 1 to {BATCH_JOBS_MAX:,}")
+        if len(rule.name) > NAME_MAX:
+            raise Refused("usage", f"the name of a batch has at most {NAME_MAX} characters")
         batch_id = self._ids.new_id(rule.name or "batch", now_us())
         batch = Batch(batch_id, rule.name, user, rule.on_error, rule.max_jobs, now_us())
 
@@ -422,7 +437,9 @@ class Desk:
         """No more jobs come into this batch."""
 
         async def act(_: Callable[[Event], None]) -> None:
-            self._engine.put_batch(replace(await self._known_batch(batch_id), closed=True))
+            batch = await self._known_batch(batch_id)
+            if not batch.closed:
+                self._engine.put_batch(replace(batch, closed=True))
 
         await self._engine.carry_out(act)
         return await self.batch(batch_id)
@@ -433,11 +450,14 @@ class Desk:
         async def act(apply: Callable[[Event], None]) -> None:
             batch = await self._known_batch(batch_id)
             world = self._engine.world
+            if batch.closed and not _has_members(world, batch_id):
+                return  # it is over
             if batch.stopped is None:
                 self._engine.put_batch(replace(batch, stopped="its batch was cancelled"))
             members = queued_members(world, batch_id)
             if running:
-                members += [m for m in world.members.get(batch_id, ()) if world.jobs[m].state is State.RUNNING]
+                started = (member for member in world.holding if world.jobs[member].spec.batch == batch_id)
+                members += sorted(started)
             log.info("batch.cancel_asked", batch=batch_id, by=user, jobs=len(members))
             for member in members:
                 if world.jobs[member].state not in TERMINAL:  # one may have been skipped with another
@@ -450,7 +470,9 @@ class Desk:
 
     async def finished_of_batch(self, batch: Batch) -> Counter[State]:
         """How many jobs of a batch ended in which state."""
-        return await self._read(partial(self._history.finished_of_batch, batch.id))
+        finished, ended = await self._read(partial(self._history.finished_of_batch, batch.id))
+        finished.update(ended.values())
+        return finished
 
     async def _known_batch(self, batch_id: str) -> Batch:
         batch = await self._engine.batch(batch_id)
@@ -467,7 +489,7 @@ class Desk:
 
     def _must_not_stop(self) -> None:
         if self._engine.world.draining:
-            raise Stopping("the daemon is stopping; try again when it is back")
+            raise Stopping
 
     def _must_know(self, solver: str | None) -> None:
         known = self._engine.config.solver
@@ -491,16 +513,13 @@ class Desk:
         return await anyio.to_thread.run_sync(work, limiter=self._files)
 
 
-class Stopping(SolvisorError):
-    """Nothing is taken in any more."""
-
-    code = "unavailable"
-    retryable = True
-    exit_status = 75
-
-
 async def _nothing(_: Callable[[Event], None]) -> None:
     """An order that changes nothing; it is done when everything before it is durable."""
+
+
+def _has_members(world: World, batch_id: str) -> bool:
+    roll = world.members.get(batch_id)
+    return roll is not None and bool(roll.ids)
 
 
 def _no_batch(batch_id: str) -> NoSuchJob:
@@ -509,6 +528,8 @@ def _no_batch(batch_id: str) -> NoSuchJob:
 
 def _write_job_file(upload: Upload, names: list[str], job: Mapping[str, Any] | bytes) -> None:
     """Put what was asked for beside the files, where a crash leaves it and anybody can read it."""
+    if FOLDER_JOB_FILE in names:
+        raise Refused("usage", "the job came twice, as a job file and beside the files; send one of them")
     if isinstance(job, Mapping):
         wishes = {key: value for key, value in job.items() if value is not None}
         top = [name for name in names if "/" not in name and name != FOLDER_JOB_FILE and not is_job_file(name)]
@@ -516,13 +537,13 @@ def _write_job_file(upload: Upload, names: list[str], job: Mapping[str, Any] | b
             wishes["inputs"] = top
         try:
             job = tomli_w.dumps(wishes).encode()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise Refused("usage", f"the wishes cannot be written as a job file: {error}") from None
     upload.begin(FOLDER_JOB_FILE)
     upload.write(job)
     upload.end()
 
 
-def _is_same(job: Job, spec: Any) -> bool:
+def _is_same(job: Job, spec: JobSpec) -> bool:
     """Whether a submission asks for the very job that has its key already."""
     return (job.spec.solver, job.spec.inputs, job.spec.batch) == (spec.solver, spec.inputs, spec.batch)

@@ -367,8 +367,7 @@ class Engine:
             other = await self._job_of_key(spec.key)
             if other is not None:
                 again = "drop" if spec.source.via == "inbox" else "submit"
-                text = f"the key {spec.key!r} belongs to {other} already, which is not the same; {again} it"
-                refusal = ("key", f"{text} with another key")
+                refusal = ("key", f"the key {spec.key!r} belongs to {other} already; {again} it with another key")
         unmet: set[str] = set()
         failed_dependency = None
         if refusal is None:

@@ -21,7 +21,8 @@ class JobRow(Struct, frozen=True, kw_only=True):
     """One job in one line.
 
     ``reason`` is what a queued job waits for. ``folder`` is relative to the home.
-    ``run_seconds`` is how long it has been running, or ran; ``queue_seconds`` likewise for its wait.
+    ``queue_seconds`` is how long it waited for its first try, or has waited; ``run_seconds`` how long its last try ran,
+    or has been running.
     """
 
     id: str
@@ -121,8 +122,8 @@ class Today(Struct, frozen=True):
 class Status(Struct, frozen=True, kw_only=True):
     """The daemon at one moment, all from memory.
 
-    ``problems`` are sentences about what is wrong and what to do. ``running_jobs`` are all that run or are collected
-    (at most 100), ``last_failed`` the newest failures of today (at most 5).
+    ``problems`` are sentences about what is wrong and what to do. ``running_jobs`` are those that run (the
+    first 100), ``last_failed`` the newest failures of today (at most 5).
     """
 
     host: str

@@ -93,7 +93,7 @@ class Used:
 
 @dataclass(slots=True)
 class Roll:
-    """The live jobs of a batch, how many of them are in which state, and how many have left since it was opened here."""
+    """The live jobs of a batch, how many of them are in which state, and how many have left since it came here."""
 
     ids: set[str] = field(default_factory=set)
     states: Counter[State] = field(default_factory=Counter)
@@ -120,8 +120,8 @@ class World:
     ``deadlines`` one of ``(due, token, id)``, both with stale entries that are skipped when they surface; ``unmet``
     names the jobs a queued job still waits for and ``dependents`` is its inverse; ``holding`` are the jobs whose demand
     is occupied; ``changed`` and ``published`` collect the ids that the next commit must record, in order.
-    ``batches`` are those with live jobs or still open, ``members`` the rolls of their live jobs. ``pauses`` are in force, by solver
-    (``None``: all).
+    ``batches`` are those with live jobs or still open, ``members`` the rolls of their live jobs. ``pauses`` are in
+    force, by solver (``None``: all).
     """
 
     def __init__(self, next_seq: int = 1) -> None:

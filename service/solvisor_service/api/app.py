@@ -9,20 +9,23 @@ from __future__ import annotations
 import errno
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import anyio
+import anyio.to_thread
 import msgspec
 import structlog
 from starlette.applications import Starlette
+from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from solvisor import model
-from solvisor.desk import AmbiguousJob, Conflict, Desk, NoSuchJob, Stopping
+from solvisor.desk import AmbiguousJob, Conflict, Desk, NoSuchJob
+from solvisor.engine import Stopping
 from solvisor.errors import Refused, SolvisorError, StoreUnavailable
 from solvisor.history import Filters
 from solvisor.intake import FOLDER_JOB_FILE, is_job_file
@@ -39,6 +42,9 @@ T = TypeVar("T")
 BODY_MAX: Final = 64 << 10
 LOG_MAX: Final = 1 << 20
 CHUNK: Final = 1 << 18
+FILE_THREADS: Final = 8
+"""Threads that read and write files for clients."""
+
 WAIT_MAX_SECONDS: Final = 60.0
 PAGE: Final = 100
 
@@ -48,10 +54,16 @@ log = structlog.get_logger()
 
 Handler = Callable[[Request, Desk], Awaitable[Response]]
 
+Key = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00-\x1f\x7f-\x9f]{1,200}\Z")]
+
 
 class _PauseBody(msgspec.Struct, forbid_unknown_fields=True):
     solver: str | None = None
-    note: str | None = None
+    note: Annotated[str, msgspec.Meta(max_length=500)] | None = None
+
+
+class _ResumeBody(msgspec.Struct, forbid_unknown_fields=True):
+    solver: str | None = None
 
 
 class _CancelBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -60,11 +72,18 @@ class _CancelBody(msgspec.Struct, forbid_unknown_fields=True):
 
 def make_app(desk: Desk, folders: JobFolder) -> Starlette:
     """The application that answers for ``desk``; ``folders`` reads what jobs left."""
+    by_path: dict[str, dict[str, Handler]] = {}
+    for method, path, handler in ROUTES:
+        by_path.setdefault(path, {})[method] = handler
     app = Starlette(
-        routes=[Route(path, partial(_answer, handler, desk), methods=[method]) for method, path, handler in ROUTES],
+        routes=[
+            Route(path, partial(_answer, handlers, desk), methods=[*handlers]) for path, handlers in by_path.items()
+        ],
         exception_handlers={404: _not_found, 405: _not_allowed},
     )
+    app.router.redirect_slashes = False
     app.state.folders = folders
+    app.state.files = anyio.CapacityLimiter(FILE_THREADS)
     return app
 
 
@@ -76,11 +95,7 @@ async def _status(_: Request, desk: Desk) -> Response:
 
 
 async def _jobs(request: Request, desk: Desk) -> Response:
-    query = request.query_params
-    known = {"state", "solver", "user", "project", "batch", "since", "limit", "cursor"}
-    unknown = sorted(set(query) - known)
-    if unknown:
-        raise Refused("usage", f"there is no filter {unknown[0]!r}; there are: {', '.join(sorted(known))}")
+    query = _only(request, "state", "solver", "user", "project", "batch", "since", "limit", "cursor")
     filters = Filters(
         states=tuple(_state(text) for text in query.getlist("state")),
         solver=query.get("solver"),
@@ -120,16 +135,20 @@ async def _file(request: Request, desk: Desk) -> Response:
 
 async def _file_answer(request: Request, job: Job, path: str, kind: str) -> Response:
     folders: JobFolder = request.app.state.folders
-    file = await anyio.to_thread.run_sync(folders.open, job.id, path)
+    in_thread = partial(anyio.to_thread.run_sync, limiter=request.app.state.files)
+    file = await in_thread(folders.open, job.id, path)
     if file is None:
         raise NoSuchFile(f"{job.id} has no file {path!r}; its manifest lists what it has")
 
-    async def content() -> AsyncIterator[bytes]:
-        with file:
-            while chunk := await anyio.to_thread.run_sync(file.read, CHUNK):
-                yield chunk
-
     size = folders.size(file)
+
+    async def content() -> AsyncIterator[bytes]:
+        left = size
+        with file:
+            while chunk := await in_thread(file.read, min(CHUNK, left)):
+                yield chunk
+                left -= len(chunk)
+
     return StreamingResponse(content(), media_type=kind, headers={"Content-Length": str(size)})
 
 
@@ -144,7 +163,7 @@ async def _log(request: Request, desk: Desk) -> Response:
         raise NoSuchFile(f"{job.id} has no try {attempt}; so far there were {len(job.attempts)}")
     aside = f"attempt-{attempt}/" if attempt is not None and attempt < len(job.attempts) else ""
     read = partial(request.app.state.folders.read, job.id, f"{aside}{which}.log", offset, tail, LOG_MAX)
-    data, end = await anyio.to_thread.run_sync(read)
+    data, end = await anyio.to_thread.run_sync(read, limiter=request.app.state.files)
     return Response(data, media_type="text/plain; charset=utf-8", headers={"Solvisor-Offset": str(end)})
 
 
@@ -152,7 +171,9 @@ async def _log(request: Request, desk: Desk) -> Response:
 
 
 async def _submit(request: Request, desk: Desk) -> Response:
-    incoming = _Incoming(desk)
+    query = _only(request, "batch")
+    key = _key(request)
+    incoming = _Incoming(desk, request.app.state.files)
     try:
         job = await receive(
             request.stream(),
@@ -163,40 +184,40 @@ async def _submit(request: Request, desk: Desk) -> Response:
         )
         if incoming.upload is None:
             raise Refused("usage", "no file came; send at least one, as curl -F file=@beam.inp does")
+        wishes = _wishes(job)
+        asked = model.Request("socket", await user_of(request.scope), query.get("batch"), key)
     except BaseException:
         if incoming.upload is not None:
             await desk.abandon(incoming.upload)
         raise
-    asked = model.Request(
-        "socket", user_of(request.scope), request.query_params.get("batch"), request.headers.get("idempotency-key")
-    )
-    submitted = await desk.submit(incoming.upload, incoming.names, _wishes(job), asked)
+    submitted = await desk.submit(incoming.upload, incoming.names, wishes, asked)
     return _json(submitted, 200 if submitted.existing else 201)
 
 
 class _Incoming:
     """The files of one submission on their way to the disk, each write in a thread."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, threads: anyio.CapacityLimiter) -> None:
         self.upload: Upload | None = None
         self.names: list[str] = []
         self._desk = desk
+        self._in_thread = partial(anyio.to_thread.run_sync, limiter=threads)
 
     async def begin(self, name: str) -> None:
-        if is_job_file(name) and FOLDER_JOB_FILE not in self.names:
+        if is_job_file(name) and "/" not in name and FOLDER_JOB_FILE not in self.names:
             name = FOLDER_JOB_FILE
         self.names.append(name)
         if self.upload is None:
             self.upload = await self._desk.open_upload(name)
-        await anyio.to_thread.run_sync(self.upload.begin, name)
+        await self._in_thread(self.upload.begin, name)
 
     async def write(self, data: bytes) -> None:
         assert self.upload is not None  # noqa: S101  begin made it
-        await anyio.to_thread.run_sync(self.upload.write, data)
+        await self._in_thread(self.upload.write, data)
 
     async def end(self) -> None:
         assert self.upload is not None  # noqa: S101  begin made it
-        await anyio.to_thread.run_sync(self.upload.end)
+        await self._in_thread(self.upload.end)
 
 
 def _wishes(job: bytes | None) -> dict[str, Any] | bytes | None:
@@ -215,25 +236,25 @@ def _no_constant(name: str) -> None:
 
 
 async def _cancel(request: Request, desk: Desk) -> Response:
-    return _json(await desk.cancel(await _found(request, desk), user_of(request.scope)))
+    return _json(await desk.cancel(await _found(request, desk), await user_of(request.scope)))
 
 
 async def _retry(request: Request, desk: Desk) -> Response:
-    return _json(await desk.retry(await _found(request, desk), user_of(request.scope)), 201)
+    return _json(await desk.retry(await _found(request, desk), await user_of(request.scope)), 201)
 
 
 async def _pause(request: Request, desk: Desk) -> Response:
     body = await _body(request, _PauseBody)
-    return _json(await desk.pause(body.solver, body.note, user_of(request.scope)))
+    return _json(await desk.pause(body.solver, body.note, await user_of(request.scope)))
 
 
 async def _resume(request: Request, desk: Desk) -> Response:
-    body = await _body(request, _PauseBody)
-    return _json(await desk.resume(body.solver, user_of(request.scope)))
+    body = await _body(request, _ResumeBody)
+    return _json(await desk.resume(body.solver, await user_of(request.scope)))
 
 
 async def _open_batch(request: Request, desk: Desk) -> Response:
-    return _json(await desk.open_batch(await _body(request, BatchRule), user_of(request.scope)), 201)
+    return _json(await desk.open_batch(await _body(request, BatchRule), await user_of(request.scope)), 201)
 
 
 async def _batch(request: Request, desk: Desk) -> Response:
@@ -246,7 +267,7 @@ async def _close_batch(request: Request, desk: Desk) -> Response:
 
 async def _cancel_batch(request: Request, desk: Desk) -> Response:
     body = await _body(request, _CancelBody)
-    user = user_of(request.scope)
+    user = await user_of(request.scope)
     return _json(await desk.cancel_batch(request.path_params["batch"], user, running=body.running))
 
 
@@ -279,10 +300,10 @@ class NoSuchFile(SolvisorError):
     code = "no_such_file"
 
 
-async def _answer(handler: Handler, desk: Desk, request: Request) -> Response:
-    """The answer of a handler, or the problem document of what it raised."""
+async def _answer(handlers: Mapping[str, Handler], desk: Desk, request: Request) -> Response:
+    """The answer of the method's handler, or the problem document of what it raised."""
     try:
-        return await handler(request, desk)
+        return await handlers["GET" if request.method == "HEAD" else request.method](request, desk)
     except ClientDisconnect:
         return Response(status_code=499)
     except SolvisorError as error:
@@ -292,6 +313,10 @@ async def _answer(handler: Handler, desk: Desk, request: Request) -> Response:
         status = 507 if error.errno in _FULL else 503
         text = f"{error.strerror or error}; nothing was taken in, try again later"
         return _problem(Problem(title="unavailable", status=status, detail=text, code="unavailable"))
+    except Exception as error:  # a defect that one request meets must not look like a daemon that is gone
+        log.exception("request.defect", path=request.url.path)
+        text = f"a defect of Solvisor ({type(error).__name__}); its log says more, please report it"
+        return _problem(Problem(title="defect", status=500, detail=text, code="defect"))
 
 
 def _problem_of(error: SolvisorError) -> Problem:
@@ -304,7 +329,7 @@ def _problem_of(error: SolvisorError) -> Problem:
         case Conflict():
             return Problem(title="conflict", status=409, detail=text, code=error.reason)
         case Refused():
-            status = {"usage": 400, "key": 409}.get(error.refusal, 422)
+            status = {"usage": 400, "too_large": 413, "key": 409, "batch_closed": 409}.get(error.refusal, 422)
             return Problem(title="refused", status=status, detail=text, code=error.refusal)
         case Stopping() | StoreUnavailable():
             return Problem(title="unavailable", status=503, detail=text, code="unavailable")
@@ -333,7 +358,7 @@ def _json(value: object, status: int = 200) -> Response:
 
 
 async def _found(request: Request, desk: Desk) -> Job:
-    return await desk.find(request.path_params["job"], user_of(request.scope))
+    return await desk.find(request.path_params["job"], await user_of(request.scope))
 
 
 async def _body(request: Request, kind: type[T]) -> T:
@@ -342,11 +367,30 @@ async def _body(request: Request, kind: type[T]) -> T:
     async for chunk in request.stream():
         data += chunk
         if len(data) > BODY_MAX:
-            raise Refused("usage", f"the body is larger than {BODY_MAX >> 10} KiB")
+            raise Refused("too_large", f"the body is larger than {BODY_MAX >> 10} KiB")
     try:
         return msgspec.json.decode(bytes(data) or b"{}", type=kind)
     except msgspec.DecodeError as error:
         raise Refused("usage", f"the body is not what is expected here: {error}") from None
+
+
+def _only(request: Request, *known: str) -> QueryParams:
+    """The query, which may have no other keys: one that is misspelt would be ignored silently."""
+    for name in request.query_params:
+        if name not in known:
+            raise Refused("usage", f"there is no {name!r} to ask for here; there are: {', '.join(known)}")
+    return request.query_params
+
+
+def _key(request: Request) -> str | None:
+    """The idempotency key of a submission, under the rule that holds for one in a job file."""
+    text = request.headers.get("idempotency-key")
+    if text is None:
+        return None
+    try:
+        return msgspec.convert(text.encode("latin-1").decode(), Key)
+    except (UnicodeDecodeError, msgspec.ValidationError):
+        raise Refused("usage", "the Idempotency-Key is not a text of 1 to 200 characters") from None
 
 
 def _state(text: str) -> State:

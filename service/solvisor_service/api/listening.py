@@ -18,22 +18,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
+import msgspec
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from solvisor.errors import SolvisorError
+from solvisor.views import Problem
 
 PATH_MAX = 107
 """Bytes in the path of a Unix socket."""
 
 BACKLOG = 128
-CONNECTIONS_MAX = 200
-"""Connections at once; more are answered with 503."""
+CONNECTIONS_MAX = 128
+"""Connections at once; more are answered with 503. Each may hold five descriptors, and there may be but 1,024."""
 
 KEEP_ALIVE_SECONDS = 5
+"""How long a connection may be idle."""
+
 SHUTDOWN_SECONDS = 2
+"""How long answers that are under way may take once the daemon ends."""
 
 log = structlog.get_logger()
 
@@ -96,20 +103,37 @@ def _remove_socket(name: str, folder_fd: int, folder: Path) -> None:
     os.unlink(name, dir_fd=folder_fd)
 
 
-def user_of(scope: Any) -> str | None:
+async def user_of(scope: Any) -> str | None:
     """The name of the user who asks (the uid where it has none); ``None`` where the kernel does not tell."""
     client = scope.get("client")
     if client is None or sys.platform == "win32":
         return None
     uid = int(client[1])
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+    if uid not in _names:
+        try:
+            found = await anyio.to_thread.run_sync(pwd.getpwuid, uid)  # it may ask a server
+        except KeyError:
+            return str(uid)
+        _names[uid] = found.pw_name
+    return _names[uid]
+
+
+_names: dict[int, str] = {}
+
+
+def _crowded() -> bytes:
+    """The whole answer to one connection too many."""
+    text = f"{CONNECTIONS_MAX} connections are open already; try again in a moment"
+    body = msgspec.json.encode(Problem(title="unavailable", status=503, detail=text, code="unavailable"))
+    head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nConnection: close\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 class _PeerProtocol(H11Protocol):
-    """HTTP whose ``client`` is the uid of the peer instead of an address that Unix sockets do not have."""
+    """HTTP whose ``client`` is the uid of the peer instead of an address that Unix sockets do not have.
+
+    A connection that asks nothing is closed like one that has nothing more to ask.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in its base
         super().connection_made(transport)
@@ -117,15 +141,29 @@ class _PeerProtocol(H11Protocol):
         if sys.platform == "linux" and peer is not None:
             credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
             self.client = ("uid", struct.unpack("3i", credentials)[1])
+        if len(self.connections) > CONNECTIONS_MAX:
+            transport.write(_crowded())
+            transport.close()
+        else:
+            self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE_SECONDS, self.timeout_keep_alive_handler)
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves the signals to the daemon."""
+    """A server that leaves the signals to the daemon, and ends with it: answers under way are still given."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Do nothing."""
         yield
+
+    async def main_loop(self) -> None:
+        """Serve until cancelled."""
+        try:
+            await super().main_loop()
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await self.shutdown()
+            raise
 
 
 async def serve(app: ASGIApp, sock: socket.socket) -> None:
@@ -140,7 +178,6 @@ async def serve(app: ASGIApp, sock: socket.socket) -> None:
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        limit_concurrency=CONNECTIONS_MAX,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )

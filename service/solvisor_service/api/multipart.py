@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from solvisor.errors import Refused
@@ -30,29 +30,32 @@ async def receive(
 ) -> bytes | None:
     """Read a ``multipart/form-data`` body: each part with a file name goes to ``begin``, ``write``, ``end``.
 
-    Returns the bytes of the part ``job``, if there is one. Raises ``Refused``.
+    Returns the bytes of the part ``job``, if there is one, whether it has a file name or not. Raises ``Refused``.
     """
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise Refused("usage", "send the files as multipart/form-data, as curl -F file=@beam.inp does")
     parts = _Parts()
-    parser = MultipartParser(options[b"boundary"], parts.callbacks)
+    try:
+        parser = MultipartParser(options[b"boundary"], parts.callbacks)
+    except FormParserError as error:
+        raise _no_good(error) from None
     job: bytearray | None = None
     is_file = False
     async for chunk in chunks:
         try:
             parser.write(chunk)
-        except MultipartParseError as error:
-            raise Refused("usage", f"the body is not good multipart/form-data: {error}") from None
+        except FormParserError as error:
+            raise _no_good(error) from None
         for event, data in parts.take():
             match event:
                 case "begin":
                     name, filename = _names(data)
-                    is_file = filename is not None
-                    if filename is not None:
-                        await begin(filename)
-                    elif name == "job" and job is None:
+                    is_file = name != "job" and filename is not None
+                    if name == "job" and job is None:
                         job = bytearray()
+                    elif is_file and filename is not None:
+                        await begin(filename)
                     else:
                         raise Refused("usage", f"there is no part {name!r}; the parts are one job, and files")
                 case "data" if is_file:
@@ -118,6 +121,10 @@ class _Parts:
 
     def _end(self) -> None:
         self.complete = True
+
+
+def _no_good(error: FormParserError) -> Refused:
+    return Refused("usage", f"the body is not good multipart/form-data: {error}")
 
 
 def _names(disposition: bytes) -> tuple[str, str | None]:

@@ -58,6 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        complain(f"{os.fsdecode(error.filename)}: {error.strerror}")
+        return 1
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return status

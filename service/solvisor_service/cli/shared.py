@@ -159,7 +159,7 @@ def for_each(names: Iterable[str], act: Callable[[str], None]) -> int:
     return status
 
 
-def complain(error: SolvisorError, about: str = "") -> None:
+def complain(error: SolvisorError | str, about: str = "") -> None:
     """Say on stderr what went wrong, with what (unless the error says so), and which jobs could have been meant."""
     from solvisor_service.cli.text import harmless
 
