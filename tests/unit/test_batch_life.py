@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from solvisor_service.batch.conduct import conduct
 from solvisor_service.batch.ledger import Item, Ledger
 from solvisor_service.batch.life import Life, stem_of
 from solvisor_service.batch.link import Link
-from solvisor_service.batch.mail import Mailbox, Said
+from solvisor_service.batch.mail import Mailbox, Said, signals_into
 from solvisor_service.batch.progress import Meter
 from solvisor_service.batch.summary import Summary
 from solvisor_service.client import Upload
@@ -83,7 +84,7 @@ class Daemon:
             return hooked
         with self._lock:
             existing = key in self.states
-            self.states.setdefault(key, "queued")
+            self.states.setdefault(key, "skipped" if self.cancelled else "queued")
         return Submitted(id_of(key), key, "ccx", existing)
 
     def _poll(self, request: Request) -> BatchView:
@@ -363,6 +364,21 @@ def test_two_interrupts_or_a_termination_stop_what_runs(daemon: Daemon, signals:
     summary = run.go()
     assert states(summary) == ["cancelled"] * 4
     assert daemon.cancelled[-1] is True
+
+
+def test_only_signals_that_are_not_ignored_become_mail() -> None:
+    mailbox: Mailbox = SimpleQueue()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    try:
+        with signals_into(mailbox):
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert mailbox.get(timeout=20) is signal.SIGINT
+        assert mailbox.empty()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_third_interrupt_leaves_at_once_whatever_the_daemon_does(daemon: Daemon) -> None:

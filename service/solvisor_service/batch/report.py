@@ -1,0 +1,92 @@
+"""The end of a batch on a terminal: what became of the inputs, the sums, where the results are, what to do next.
+
+Rules: a small batch is shown whole; of a large one only what did not succeed, for the rest is in the files. It prints
+to the console it is given and decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from solvisor_service.batch.summary import Row, Summary
+from solvisor_service.cli.text import clean, duration, table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+ROWS_MAX: Final = 40
+INPUT_MAX: Final = 40
+"""Columns for the name of an input; of a longer one the end is shown, where the names differ."""
+
+_STYLES: Final = {"succeeded": "green", "failed": "bold red", "rejected": "red", "cancelled": "yellow"}
+
+
+def show(summary: Summary, out: Console, *, home: Path, folder: Path | None, options: str) -> None:
+    """Print it. ``folder`` is where results were brought; ``options`` are those that verbs need to find the home."""
+    rows = shown_rows(summary)
+    _print_rows(rows, out)
+    left_out = sum(row.state != "succeeded" for row in summary.rows) - len(rows) if len(rows) < summary.total else 0
+    if left_out > 0:
+        out.print(f"... and {left_out} more that did not succeed", soft_wrap=True)
+    lines = [("batch", sums(summary))]
+    if folder is not None:
+        lines.append(("results", f"{folder}/: summary.csv, summary.json and a folder for each job"))
+    elif summary.batch is not None:
+        lines.append(
+            ("results", f"{home}/done/ID/ and {home}/failed/ID/, ids: solvisor list{options} --batch {summary.batch}")
+        )
+    failed = next((row.id for row in summary.rows if row.state == "failed" and row.id is not None), None)
+    if failed is not None:
+        lines.append(("next", f"solvisor explain{options} {failed}"))
+    if summary.unfinished:
+        text = f"{summary.unfinished} are not finished: what was accepted stays in {home} and goes on with its daemon"
+        lines.append(("open", text))
+    if rows:
+        out.print()
+    for label, text in lines:
+        out.print(f"{label:<9}{clean(text)}", soft_wrap=True)  # the terminal wraps it, so that it can be copied whole
+
+
+def shown_rows(summary: Summary) -> Sequence[Row]:
+    """The rows that are printed: all of a small batch, else at most ``ROWS_MAX`` that did not succeed."""
+    if summary.total <= ROWS_MAX:
+        return summary.rows
+    return [row for row in summary.rows if row.state != "succeeded"][:ROWS_MAX]
+
+
+def sums(summary: Summary) -> str:
+    """``10 jobs in 12 s: 8 succeeded, 2 failed (1 out of time); 1.9 times as fast as one after the other``."""
+    names = ("succeeded", "failed", "cancelled", "rejected", "skipped", "unfinished")
+    counts = [f"{count} {name}" for name in names if (count := getattr(summary, name))]
+    if summary.timeout:
+        counts = [f"{text} ({summary.timeout} out of time)" if text.endswith("failed") else text for text in counts]
+    jobs = "1 job" if summary.total == 1 else f"{summary.total} jobs"
+    text = f"{jobs} in {duration(summary.seconds)}: {', '.join(counts)}"
+    if summary.parallel_gain is not None and summary.parallel_gain >= 1.1:
+        text += f"; {summary.parallel_gain:.1f} times as fast as one after the other"
+    if summary.stopped_early:
+        text += "; stopped at the first failure"
+    return f"{text}; interrupted" if summary.interrupted else text
+
+
+def _print_rows(rows: Sequence[Row], out: Console) -> None:
+    from rich.text import Text
+
+    cells = [
+        (
+            str(row.index),
+            _shortened(clean(row.input)),
+            Text(row.state, style=_STYLES.get(row.state, "")),
+            "" if row.run_seconds is None else f"{row.run_seconds:.1f}",
+            row.message or "",
+        )
+        for row in rows
+    ]
+    if cells:
+        table(out, cells, titles=("", "input", "state", "s", "message"), right=(0, 3))
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= INPUT_MAX else f"...{name[3 - INPUT_MAX :]}"
