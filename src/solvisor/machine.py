@@ -410,10 +410,10 @@ def restore(
     job that rested starts its rest anew with the seconds it still owes. ``alive``: processes of its last attempt would
     not die, so a finished job keeps its room and its folder until they do.
     """
-    world.adopt(job)
     world.demands[job.id] = demand
     if batch is not None:
         world.join(job, batch)
+    world.adopt(job)
     world.next_seq = max(world.next_seq, job.seq + 1)
     if job.state is State.RUNNING:
         world.hold(job.id)

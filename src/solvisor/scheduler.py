@@ -133,6 +133,7 @@ def plan(world: World, limits: Limits) -> Plan:
         if not refusals:
             starts.append(place[2])
             used.add(demand)
+            used.add_to_batch(demand)
             queue = world.ready[demand]
             if index + 1 < len(queue):
                 heapq.heappush(heads, (queue[index + 1], index + 1, demand))

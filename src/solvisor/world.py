@@ -72,12 +72,15 @@ class Used:
         self.cpus += sign * demand.cpus
         self.memory_bytes += sign * demand.memory_bytes
         self.solvers[demand.solver] += sign
+        for name, count in demand.licenses:
+            self.licenses[name] += sign * count
+
+    def add_to_batch(self, demand: Demand, sign: int = 1) -> None:
+        """Occupy (``sign`` 1) or free (-1) a place of its batch, if that has a limit."""
         if demand.batch is not None:
             self.batches[demand.batch] += sign
             if not self.batches[demand.batch]:
                 del self.batches[demand.batch]
-        for name, count in demand.licenses:
-            self.licenses[name] += sign * count
 
     def copy(self) -> Used:
         """An independent copy, for planning."""
@@ -165,6 +168,15 @@ class World:
                 tally[before.state] -= 1
             tally[job.state] += 1
         self.jobs[job.id] = job
+        had, has = before is not None and self._in_batch_room(before), self._in_batch_room(job)
+        if had != has:
+            self.used.add_to_batch(self.demands[job.id], 1 if has else -1)
+
+    def _in_batch_room(self, job: Job) -> bool:
+        """Whether a job holds a place of its batch: one that stops at a failure waits for the verdict, too."""
+        batch = self.batches.get(job.spec.batch or "")
+        judged = batch is not None and batch.on_error == "fail"
+        return job.state is State.RUNNING or (judged and job.state is State.COLLECTING)
 
     def enqueue(self, job: Job) -> None:
         """Let a queued job wait for room."""
@@ -305,6 +317,8 @@ class World:
         used = Used()
         for job_id in self.holding:
             used.add(self.demands[job_id])
+        for job in filter(self._in_batch_room, self.jobs.values()):
+            used.add_to_batch(self.demands[job.id])
         assert used == self.used, f"usage drifted: {self.used} is not {used}"
         for demand, queue in self.ready.items():
             assert len(queue), f"an empty queue was kept for {demand}"

@@ -773,3 +773,21 @@ def test_a_batch_is_over_when_it_is_closed_and_its_last_job_is_published() -> No
     assert [batch.id for batch in story.world.take_over()] == ["sweep"]
     assert [batch.closed for batch in story.world.take_changes().batches] == [True]
     assert "sweep" not in story.world.batches
+
+
+@pytest.mark.parametrize(("on_error", "taken"), [("fail", 1), ("skip", 0)])
+def test_a_batch_that_stops_at_a_failure_keeps_the_place_of_a_job_until_its_verdict(
+    on_error: Literal["skip", "fail"], taken: int
+) -> None:
+    story = Story()
+    batch = make_batch(on_error, max_jobs=1)
+    demand = make_demand(batch="sweep", batch_jobs=1)
+    machine.apply(story.world, Accept("a", make_intake("a", batch="sweep"), demand, frozenset(), None, NOON_US, batch))
+    story.start("a")
+    assert story.world.used.batches["sweep"] == 1
+    story.exited("a")
+    story.world.sanity_check()
+    assert (story.world.used.jobs, story.world.used.batches["sweep"]) == (0, taken)
+    story.judged("a")
+    story.world.sanity_check()
+    assert story.world.used.batches["sweep"] == 0

@@ -445,6 +445,7 @@ def plan_by_walking(world: World, limits: Limits) -> list[str]:
         if not refusals:
             starts.append(place[2])
             used.add(demand)
+            used.add_to_batch(demand)
         elif all(r.reason in {Reason.CPUS, Reason.MEMORY} and not r.hopeless for r in refusals):
             break
     return starts

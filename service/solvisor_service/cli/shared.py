@@ -100,20 +100,23 @@ def config_of(arguments: argparse.Namespace) -> Path:
     return SYSTEM_CONFIG if home == SYSTEM_HOME and not os.path.exists(inside) else inside
 
 
+def live_home(arguments: argparse.Namespace) -> Path:
+    """The home to ask: where none is named, the one whose daemon lives; of two, the user's own, and that is said."""
+    if _named_home(arguments) is not None:
+        return home_of(arguments)
+    own = _own_home()
+    live = [place for place in (own, SYSTEM_HOME) if _answers(place)]
+    if len(live) > 1:
+        other = f"the system's: --home {SYSTEM_HOME}"
+        print(f"solvisor: asking your own daemon, on {own}; {other}", file=sys.stderr)
+    return live[0] if live else home_of(arguments)
+
+
 def client_of(arguments: argparse.Namespace) -> Client:
-    """A client of the home's daemon. Where no home is named, the one that lives is asked; of two, the user's own."""
+    """A client of the daemon of ``live_home``."""
     from solvisor_service.client import Client
 
-    home = home_of(arguments)
-    if _named_home(arguments) is None:
-        own = _own_home()
-        live = [place for place in (own, SYSTEM_HOME) if _answers(place)]
-        if live:
-            home = live[0]
-        if len(live) > 1:
-            other = f"the system's: --home {SYSTEM_HOME}"
-            print(f"solvisor: asking your own daemon, on {own}; {other}", file=sys.stderr)
-    return Client(home)
+    return Client(live_home(arguments))
 
 
 def _answers(home: Path) -> bool:

@@ -17,7 +17,7 @@ from solvisor_service.cli.shared import (
     add_verb,
     completed,
     config_of,
-    home_of,
+    live_home,
 )
 
 if TYPE_CHECKING:
@@ -97,14 +97,15 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.out is not None:
         _make_empty(arguments.out)
     mailbox: Mailbox = SimpleQueue()
-    link = Link(home_of(arguments), config_of(arguments), lambda text: mailbox.put(Said(text)))
+    home = live_home(arguments)
+    link = Link(home, config_of(arguments), lambda text: mailbox.put(Said(text)))
     life = Life(ledger, link, mailbox, arguments.out)
     meter = Meter(sys.stderr, time.monotonic, silent=arguments.json)
     with signals_into(mailbox):
         error = conduct(life, ledger, link, mailbox, meter)
         try:
             if ledger.batch is not None or ledger.wish:
-                _tell(ledger, arguments)
+                _tell(ledger, arguments, home)
         finally:
             left = link.close(CLOSE_SECONDS if ledger.wish < LEAVE else 0.0)
             if left is not None:
@@ -150,7 +151,7 @@ def _make_empty(out: Path) -> None:
         raise UsageError(f"--out {out} cannot be made: {error.strerror}; name another folder") from None
 
 
-def _tell(ledger: Ledger, arguments: argparse.Namespace) -> None:
+def _tell(ledger: Ledger, arguments: argparse.Namespace, home: Path) -> None:
     """Write the summary, then print it: a terminal may be gone by now."""
     from solvisor_service.batch import report
     from solvisor_service.batch.summary import write
@@ -164,7 +165,7 @@ def _tell(ledger: Ledger, arguments: argparse.Namespace) -> None:
         print_json(summary)
         return
     options = f" --home {arguments.home}" if arguments.home is not None else ""
-    report.show(summary, console(), home=home_of(arguments), folder=arguments.out, options=options)
+    report.show(summary, console(), home=home, folder=arguments.out, options=options)
 
 
 def _exit_status(ledger: Ledger) -> int:
