@@ -151,7 +151,7 @@ class Story:
         return machine.apply(self.world, DeadlinePassed(job_id, self.token(job_id)))
 
     def exited(self, job_id: str, facts: ExitFacts | None = None) -> list[Effect]:
-        return machine.apply(self.world, Exited(job_id, self.token(job_id), facts or make_facts(), 3, self.now_us))
+        return machine.apply(self.world, Exited(job_id, self.token(job_id), facts or make_facts(), self.now_us))
 
     def judged(self, job_id: str, verdict: Verdict = OK) -> list[Effect]:
         return machine.apply(self.world, Judged(job_id, self.token(job_id), verdict, self.now, self.now_us))

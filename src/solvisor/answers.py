@@ -32,6 +32,11 @@ REASONS = {
     Reason.SOLVER: "waits for a place at its solver. Nothing is wrong.",
 }
 
+HEADLINES = {
+    "stopping": "waits for the next start of the daemon, which is stopping.",
+    "parked": "waits for a daemon that stays.",
+}
+
 NEXT = {
     Cause.SPAWN: "mend the solver's table or its installation (solvisor doctor), then: solvisor retry {id}",
     Cause.TIMEOUT: 'give it more time (timeout = "..." in a job file or in the solver\'s table) and submit it again',
@@ -133,6 +138,8 @@ def explanation(world: World, limits: Limits, view: JobView, now: float, now_us:
             first = next((finding for finding in findings if finding.holds), None)
             if first is None:
                 headline = "starts now."
+            elif first.label in HEADLINES:
+                headline = HEADLINES[first.label]
             elif first.need is not None and first.total is not None and first.need > first.total:
                 headline = "can never start as things are."
             else:
@@ -175,6 +182,7 @@ def waiting_for(world: World, limits: Limits) -> tuple[Waiting, ...]:
             counts[Reason.PAUSED, demand.solver] += len(queue)
         else:
             counts[reason_of_demand(world, limits, demand)] += len(queue)
+    counts[Reason.PAUSED, None] = len(world.parked)
     counts[Reason.DEPENDENCY, None] = len(world.unmet)
     counts[Reason.BACKOFF, None] = waiting - counts.total()  # every queued job waits in exactly one place
     return tuple(Waiting(why, what, jobs) for (why, what), jobs in counts.most_common() if jobs)

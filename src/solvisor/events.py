@@ -76,7 +76,6 @@ class Exited(Fenced, frozen=True):
     """The process tree is proven empty (or would not die: ``facts.unkillable``)."""
 
     facts: ExitFacts
-    interruptions_max: int
     now_us: int
 
 
@@ -89,9 +88,12 @@ class Judged(Fenced, frozen=True):
 
 
 class Lost(Fenced, frozen=True):
-    """The attempt ended through no fault of the job: the daemon died or was stopped before the attempt's own end."""
+    """The attempt ended through no fault of the job: the daemon died or was stopped before the attempt's own end.
 
-    interruptions_max: int
+    Without ``interruptions_max`` it was an orderly stop, which says nothing about the job and is not counted.
+    """
+
+    interruptions_max: int | None
     now_us: int
 
 

@@ -82,9 +82,17 @@ def tail(path: Path) -> str:
     return "\n".join(_as_displayed(line) for line in lines[-TAIL_LINES:])
 
 
+_TERMINAL_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]+[0-~]|[@-Z\\^_])")
+"""CSI and OSC sequences, and the shorter escapes (ECMA-48)."""
+
+
 def one_line(text: str, most: int) -> str:
-    """``text`` on one line of at most ``most`` characters: blanks collapsed, what is not printable left out."""
-    line = " ".join("".join(char for char in text if char.isprintable() or char.isspace()).split())
+    """``text`` on one line of at most ``most`` characters: blanks collapsed, what is not printable left out.
+
+    So are whole sequences that a terminal would obey (colours, titles), not only the character that begins them.
+    """
+    plain = _TERMINAL_SEQUENCE.sub("", text)
+    line = " ".join("".join(char for char in plain if char.isprintable() or char.isspace()).split())
     return line if len(line) <= most else line[: most - 3] + "..."
 
 

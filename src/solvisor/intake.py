@@ -26,7 +26,7 @@ from .jobfile import LARGEST_FILE, JobFile, check_params, parse_job_file
 from .model import Intake, JobSpec, Limits, Source
 from .spool import Taken, escape_name, files
 from .tables import suggestion
-from .units import format_size
+from .units import describe_size
 
 if sys.platform != "win32":
     import pwd
@@ -217,7 +217,8 @@ class _Judge:
         what = (
             f"holds {_listed(found)}, and each could be the input" if found else "holds no input that a solver accepts"
         )
-        text = f"{self._dropped} {what} ({self._accepted(route)})"
+        whole = self._dropped if self._via == "inbox" else "what was sent"
+        text = f"{whole} {what} ({self._accepted(route)})"
         hint = self._hint("drop the folder again", "submit the folder again")
         raise Refused("inputs", f'{text}: add a {FOLDER_JOB_FILE} with inputs = ["FILE"] and {hint}')
 
@@ -279,7 +280,7 @@ class _Judge:
         if job.cpus is not None and job.cpus > self._limits.cpus:
             faults.append(f"cpus: {job.cpus} are more than the {self._limits.cpus} there are")
         if job.memory is not None and job.memory > self._limits.memory_bytes:
-            asked, there = format_size(job.memory), format_size(self._limits.memory_bytes)
+            asked, there = describe_size(job.memory), describe_size(self._limits.memory_bytes)
             faults.append(f"memory: {asked} is more than the {there} there is")
         for name, count in (job.licenses or {}).items():
             there_are = self._limits.licenses.get(name)
@@ -295,7 +296,9 @@ class _Judge:
         """What the solvers accept, for a message."""
         solvers = self._config.solver if route is None else {n: s for n, s in self._config.solver.items() if n == route}
         known = [f"{name} accepts {' '.join(solver.accept)}" for name, solver in solvers.items() if solver.accept]
-        return "; ".join(known) or "none has accept patterns"
+        if not known:
+            return "none has accept patterns" if route is None else f"{route} takes nothing by its name"
+        return "; ".join(known[:_LISTED]) + (f"; {len(known) - _LISTED} more solvers" if len(known) > _LISTED else "")
 
 
 def _user(uid: int) -> str:

@@ -236,7 +236,7 @@ def _exited(world: World, job: Job, event: Exited) -> list[Effect]:
         return _finish(world, replace(job, cause=cause, message=message), State.FAILED, event.now_us)
     timed_out = job.current.cause is Cause.TIMEOUT and facts.stopped
     if facts.stopped and not timed_out and not job.cancel:
-        return _lose(world, job, facts, event.interruptions_max, event.now_us)
+        return _lose(world, job, facts, None, event.now_us)
     world.release(job.id)
     job = _with_attempt(job, facts=facts, cause=Cause.TIMEOUT if timed_out else None)
     world.put(replace(job, state=State.COLLECTING, interruptions=0))
@@ -247,14 +247,19 @@ def _lost(world: World, job: Job, event: Lost) -> list[Effect]:
     return _lose(world, job, None, event.interruptions_max, event.now_us)
 
 
-def _lose(world: World, job: Job, facts: ExitFacts | None, interruptions_max: int, now_us: int) -> list[Effect]:
-    """Back to the queue, uncharged; unless that happened too often in a row, or a user wanted it ended anyway."""
+def _lose(world: World, job: Job, facts: ExitFacts | None, interruptions_max: int | None, now_us: int) -> list[Effect]:
+    """Back to the queue, uncharged; unless that happened too often in a row, or a user wanted it ended anyway.
+
+    Without ``interruptions_max`` the stop was an orderly one, and is not counted: only what ends the daemon by itself,
+    again and again, may be this job's doing.
+    """
     world.release(job.id)
     job = _with_attempt(job, facts=facts, cause=Cause.LOST)
-    job = replace(job, interruptions=job.interruptions + 1)
     if job.cancel:
         return _finish(world, replace(job, message="cancelled while it ran"), State.CANCELLED, now_us)
-    if job.interruptions >= interruptions_max:
+    if interruptions_max is not None:
+        job = replace(job, interruptions=job.interruptions + 1)
+    if interruptions_max is not None and job.interruptions >= interruptions_max:
         message = f"interrupted {job.interruptions} times in a row by the end of the daemon or the machine"
         return _finish(world, replace(job, cause=Cause.LOST, message=message), State.FAILED, now_us)
     job = replace(job, state=State.QUEUED)

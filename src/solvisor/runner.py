@@ -76,10 +76,10 @@ class Runner:
         """Whether an attempt is under way."""
         return bool(self._handles)
 
-    def start(self, tasks: TaskGroup, job: Job, solver: SolverConfig, interruptions_max: int) -> None:
+    def start(self, tasks: TaskGroup, job: Job, solver: SolverConfig) -> None:
         """Stage, start and watch the current attempt of ``job`` in a task of its own; what becomes of it is posted."""
         self._handles[job.current.token] = None
-        tasks.start_soon(self._attempt, job, solver, interruptions_max)
+        tasks.start_soon(self._attempt, job, solver)
         if self._stops_all is not None:
             self.stop(job.current.token, now=self._stops_all)
 
@@ -98,12 +98,12 @@ class Runner:
         for token in list(self._handles):
             self.stop(token, now=now)
 
-    async def _attempt(self, job: Job, solver: SolverConfig, interruptions_max: int) -> None:
+    async def _attempt(self, job: Job, solver: SolverConfig) -> None:
         token = job.current.token
         try:
             started = await self._started(job, solver)
             if started is None:
-                self._post(Lost(job.id, token, interruptions_max, now_us()))
+                self._post(Lost(job.id, token, None, now_us()))
                 return
             argv, handle = started
             self._handles[token] = handle
@@ -111,7 +111,7 @@ class Runner:
                 handle.stop(now=self._stops[token])
             self._post(Spawned(job.id, token, argv, handle.pid, handle.pid_start, self._boot_id, time.monotonic()))
             facts = await handle.wait()
-            self._post(Exited(job.id, token, facts, interruptions_max, now_us()))
+            self._post(Exited(job.id, token, facts, now_us()))
             if facts.unkillable:
                 await handle.wait_gone()
                 self._post(Gone(job.id, token))

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from .events import BackoffOver, DeadlinePassed, Event
 from .model import Cause, Demand, Job, Limits, Reason, State
+from .units import describe_size
 from .views import Finding, Holder
 from .world import Place, Used, World
 
@@ -157,6 +158,8 @@ def reason(world: World, limits: Limits, job: Job) -> tuple[Reason, str | None]:
     demand = world.demands[job.id]
     if demand.solver in world.pauses:
         return Reason.PAUSED, demand.solver
+    if job.id in world.parked:
+        return Reason.PAUSED, None
     if job.id in world.unmet:
         return Reason.DEPENDENCY, None
     if job.backoff_seconds > 0:
@@ -204,6 +207,9 @@ def _stops(world: World, job: Job) -> list[Finding]:
     if world.draining:
         text = "the daemon is stopping; it starts nothing new"
         findings.append(Finding(reason=Reason.PAUSED, label="stopping", holds=True, text=text))
+    if job.id in world.parked:
+        text = "the daemon was started for a batch and starts only what is sent to it; solvisor serve takes up the rest"
+        findings.append(Finding(reason=Reason.PAUSED, label="parked", holds=True, text=text))
     for solver in (None, world.demands[job.id].solver):
         pause = world.pauses.get(solver)
         if pause is not None:
@@ -283,7 +289,7 @@ def _in_words(want: Want, limits: Limits) -> str:
         case Reason.SOLVER if what not in limits.solver_jobs:
             return f"{what} is not in the configuration: add [solver.{what}], or cancel the job"
         case Reason.MEMORY:
-            text = f"needs {_gib(need)}, {_gib(max(0, total - used))} of {_gib(total)} free"
+            text = f"needs {describe_size(need)}, {describe_size(max(0, total - used))} of {describe_size(total)} free"
         case Reason.LICENSE:
             text = f"{what}: needs {need}, {used} of {total} in use"
         case Reason.SOLVER:
@@ -295,7 +301,3 @@ def _in_words(want: Want, limits: Limits) -> str:
         case _:
             text = f"needs {need}, {max(0, total - used)} of {total} free"
     return f"{text}; it can never start so: raise the limit, or cancel it and ask for less" if want.hopeless else text
-
-
-def _gib(size: int) -> str:
-    return f"{size / (1 << 30):.3g} GiB"

@@ -84,6 +84,16 @@ def format_size(size: int) -> str | int:
     return size
 
 
+def describe_size(size: int) -> str:
+    """The same for a sentence, to three digits: 23129018368 is ``"21.5 GiB"``."""
+    number, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if number < 1000:
+            break
+        number, unit = number / 1024, larger
+    return f"{number:.3g} {unit}"
+
+
 def _split(seconds: float) -> tuple[str, str]:
     exact = Decimal(repr(seconds))
     whole = (unit for unit, factor in _SECONDS.items() if unit != "ms" and exact >= factor and exact % factor == 0)

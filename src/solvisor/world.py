@@ -123,11 +123,13 @@ class World:
     ``deadlines`` one of ``(due, token, id)``, both with stale entries that are skipped when they surface; ``unmet``
     names the jobs a queued job still waits for and ``dependents`` is its inverse; ``holding`` are the jobs whose demand
     is occupied; ``changed`` and ``published`` collect the ids that the next commit must record, in order.
+    ``parked`` are queued jobs of earlier lives where this one ``parks`` them, but those of the batch ``parks_not``: it
+    starts new ones only.
     ``batches`` are those with live jobs or still open, ``members`` the rolls of their live jobs. ``pauses`` are in
     force, by solver (``None``: all).
     """
 
-    def __init__(self, next_seq: int = 1) -> None:
+    def __init__(self, next_seq: int = 1, *, parks: bool = False, parks_not: str | None = None) -> None:
         self.jobs: dict[str, Job] = {}
         self.states: Counter[State] = Counter()
         self.demands: dict[str, Demand] = {}
@@ -142,6 +144,9 @@ class World:
         self.published: list[str] = []
         self.next_seq = next_seq
         self.draining = False
+        self.parked: set[str] = set()
+        self._parked_below = next_seq if parks else 0
+        self._parks_not = parks_not
         self.batches: dict[str, Batch] = {}
         self.members: dict[str, Roll] = {}
         self.pauses: dict[str | None, Pause] = {}
@@ -179,11 +184,15 @@ class World:
         return job.state is State.RUNNING or (judged and job.state is State.COLLECTING)
 
     def enqueue(self, job: Job) -> None:
-        """Let a queued job wait for room."""
+        """Let a queued job wait for room; one of an earlier life is parked, if this one is for new jobs only."""
+        if job.seq < self._parked_below and (job.spec.batch is None or job.spec.batch != self._parks_not):
+            self.parked.add(job.id)
+            return
         self.ready.setdefault(self.demands[job.id], Queue()).add(self.place(job))
 
     def dequeue(self, job: Job) -> None:
-        """Take a job out of whatever it waits in: room, backoff (lazily), or other jobs."""
+        """Take a job out of whatever it waits in: room, backoff (lazily), other jobs, or a later life."""
+        self.parked.discard(job.id)
         for other in self.unmet.pop(job.id, ()):
             self._forget_dependent(other, job.id)
         queue = self.ready.get(self.demands[job.id])
@@ -310,7 +319,8 @@ class World:
     def sanity_check(self) -> None:
         """Walk every invariant; ``AssertionError`` names the first that is broken. For tests."""
         assert self.demands.keys() == self.jobs.keys(), "a job without a demand, or a demand without a job"
-        for name, ids in (("holding", self.holding), ("unmet", self.unmet), ("changed", self.changed)):
+        named = {"holding": self.holding, "unmet": self.unmet, "changed": self.changed, "parked": self.parked}
+        for name, ids in named.items():
             assert self.jobs.keys() >= set(ids), f"{name} knows unknown jobs: {set(ids) - self.jobs.keys()}"
         states = Counter(job.state for job in self.jobs.values())
         assert states == +self.states, f"the counts of states drifted: {self.states} is not {states}"
@@ -347,7 +357,7 @@ class World:
         who = f"{job.id} ({job.state})"
         terminal = job.state in TERMINAL
         assert job.seq < self.next_seq, f"{who} has a seq not yet given out"
-        waits = [self.is_ready(job), job.id in self.unmet, job.backoff_seconds > 0]
+        waits = [self.is_ready(job), job.id in self.unmet, job.backoff_seconds > 0, job.id in self.parked]
         assert sum(waits) == (job.state is State.QUEUED), f"{who} waits in {sum(waits)} places"
         if job.backoff_seconds > 0:
             assert rests == 1, f"{who} rests and has {rests} instants at which that ends"

@@ -175,7 +175,7 @@ class TestJobFile:
             ('inputs = ["a.inp"]\nparams = { laod = 1.0 }', "param", 'did you mean "load"'),
             ('inputs = ["a.inp"]\nparams = { load = -1.0 }', "param", "less than 0"),
             ('inputs = ["a.inp"]\ncpus = 5', "resources", "cpus: 5 are more than the 4 there are"),
-            ('inputs = ["a.inp"]\nmemory = "9GiB"', "resources", "memory: 9GiB is more than the 8GiB there is"),
+            ('inputs = ["a.inp"]\nmemory = "9GiB"', "resources", "memory: 9 GiB is more than the 8 GiB there is"),
             ('inputs = ["a.inp"]\nlicenses = { orcaflex = 3 }', "resources", "3 are more than the 2 there are"),
             ('inputs = ["a.inp"]\nlicenses = { orcflex = 1 }', "resources", 'did you mean "orcaflex"'),
             ("name = 'x'", "inputs", 'j.job.toml names no inputs: add inputs = ["FILE"]'),

@@ -195,13 +195,13 @@ EVENTS: dict[str, Callable[[str], Event]] = {
     "spawned": lambda token: Spawned("job", token, ("ccx",), 77, 1, "boot", 5.0),
     "spawn failed": lambda token: SpawnFailed("job", token, "no_program", "ccx is not there", 5.0, NOON_US),
     "deadline passed": lambda token: DeadlinePassed("job", token),
-    "exited": lambda token: Exited("job", token, make_facts(), 3, NOON_US),
-    "exited, stopped": lambda token: Exited("job", token, make_facts(stopped=True), 3, NOON_US),
-    "exited, stopped too often": lambda token: Exited("job", token, make_facts(stopped=True), 1, NOON_US),
-    "exited, unkillable": lambda token: Exited("job", token, make_facts(unkillable=True), 3, NOON_US),
+    "exited": lambda token: Exited("job", token, make_facts(), NOON_US),
+    "exited, stopped": lambda token: Exited("job", token, make_facts(stopped=True), NOON_US),
+    "exited, unkillable": lambda token: Exited("job", token, make_facts(unkillable=True), NOON_US),
     "judged good": lambda token: Judged("job", token, Verdict(None), 5.0, NOON_US),
     "judged bad": lambda token: Judged("job", token, BAD, 5.0, NOON_US),
     "lost": lambda token: Lost("job", token, 3, NOON_US),
+    "stopped before it began": lambda token: Lost("job", token, None, NOON_US),
     "lost too often": lambda token: Lost("job", token, 1, NOON_US),
     "resumed": lambda token: Resumed("job", token, 3, NOON_US),
     "resumed too often": lambda token: Resumed("job", token, 1, NOON_US),
@@ -218,11 +218,11 @@ Q, R, C = State.QUEUED, State.RUNNING, State.COLLECTING
 S, F, X, J, K = State.SUCCEEDED, State.FAILED, State.CANCELLED, State.REJECTED, State.SKIPPED
 GONE = None
 
-_LOSSES = {"lost": Q, "lost too often": F}
-_LOSSES_CANCELLED = {"lost": X, "lost too often": X}
+_LOSSES = {"lost": Q, "lost too often": F, "stopped before it began": Q}
+_LOSSES_CANCELLED = {"lost": X, "lost too often": X, "stopped before it began": X}
 _RESUMPTIONS = {"resumed": C, "resumed too often": F}
-_EXITS = {"exited": C, "exited, stopped": Q, "exited, stopped too often": F, "exited, unkillable": F}
-_EXITS_ASKED_FOR = {"exited": C, "exited, stopped": C, "exited, stopped too often": C, "exited, unkillable": F}
+_EXITS = {"exited": C, "exited, stopped": Q, "exited, unkillable": F}
+_EXITS_ASKED_FOR = {"exited": C, "exited, stopped": C, "exited, unkillable": F}
 
 EXAMPLES: dict[Situation, dict[str, State | None]] = {
     unknown: {"accept": Q, "accept, refused": J, "accept, broken": K},
@@ -335,7 +335,7 @@ def test_the_result_of_an_earlier_attempt_is_discarded_while_the_next_runs() -> 
     story.lost("job")
     story.start("job")
     before = snapshot(story.world)
-    late = Exited("job", "job#1", make_facts(), 3, NOON_US)
+    late = Exited("job", "job#1", make_facts(), NOON_US)
     assert machine.apply(story.world, late) == [Discarded("job", "Exited", "job#1")]
     assert snapshot(story.world) == before
 

@@ -214,7 +214,7 @@ class Sequences(RuleBasedStateMachine):
     def exited(self, which: int, how: str) -> None:
         job = pick(self.jobs(is_up), which)
         facts = make_facts(stopped=how == "stopped", unkillable=how == "unkillable", at_us=self.now_us)
-        self.happen(Exited(job.id, job.current.token, facts, LIMITS.interruptions_max, self.now_us))
+        self.happen(Exited(job.id, job.current.token, facts, self.now_us))
 
     @precondition(lambda self: self.jobs(is_collecting))
     @rule(which=indices, verdict=st.sampled_from(VERDICTS))
@@ -247,7 +247,7 @@ class Sequences(RuleBasedStateMachine):
     def late_news(self, which: int, kind: int) -> None:
         job_id, token = pick(self.superseded, which)
         late: list[Event] = [
-            Exited(job_id, token, make_facts(), 3, self.now_us),
+            Exited(job_id, token, make_facts(), self.now_us),
             Judged(job_id, token, Verdict(None), self.now, self.now_us),
             Lost(job_id, token, 3, self.now_us),
             Gone(job_id, token),
@@ -348,7 +348,7 @@ class Sequences(RuleBasedStateMachine):
                 self.happen(Spawned(job.id, job.current.token, ("ccx",), 7, 1, "boot", self.now))
             for job in self.jobs(is_up):
                 facts = make_facts(at_us=self.now_us)
-                self.happen(Exited(job.id, job.current.token, facts, LIMITS.interruptions_max, self.now_us))
+                self.happen(Exited(job.id, job.current.token, facts, self.now_us))
             for job in self.jobs(is_collecting):
                 self.happen(Judged(job.id, job.current.token, Verdict(None), self.now, self.now_us))
             for job in self.jobs(self.is_stuck):

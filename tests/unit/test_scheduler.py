@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from builders import BAD, GIB, SECOND_US, Story, make_demand, make_facts, make_limits, make_settings
 from solvisor import machine
 from solvisor.events import BackoffOver, DeadlinePassed
-from solvisor.model import Cause, Demand, Limits, Pause, Reason, Retry, State
+from solvisor.model import Batch, Cause, Demand, Limits, Pause, Reason, Retry, State
 from solvisor.scheduler import admit, due, explain, plan
 from solvisor.views import Holder
 from solvisor.world import Place, Queue, Used, World
@@ -361,6 +361,31 @@ def test_pauses_of_everything_and_of_one_solver() -> None:
     story.world.end_pause(None)
     story.world.end_pause("ccx")
     assert plan(story.world, LIMITS).starts == ("a", "b")
+
+
+def test_a_life_for_new_jobs_parks_those_of_earlier_lives() -> None:
+    earlier = Story()
+    earlier.accept("old", NARROW)
+    earlier.accept("rests", NARROW)
+    earlier.run("rests", BAD, RESTS)
+    own = Batch("sweep", "sweep", None, "skip", None, earlier.now_us)
+    earlier.accept("own", NARROW, batch="sweep")
+    story = Story(World(next_seq=4, parks=True, parks_not="sweep"))
+    for job in earlier.world.jobs.values():
+        machine.restore(story.world, job, NARROW, frozenset(), story.now, batch=own if job.spec.batch else None)
+    story.accept("new", NARROW)
+    story.accept("after old", NARROW, after=["old"])
+    story.world.sanity_check()
+    assert plan(story.world, LIMITS).starts == ("own", "new")
+    text = "the daemon was started for a batch and starts only what is sent to it; solvisor serve takes up the rest"
+    assert reasons(story, "old") == [(Reason.PAUSED, text)]
+    story.now += 60.0
+    for event in due(story.world, story.now):
+        machine.apply(story.world, event)
+    assert story.world.parked == {"old", "rests"}
+    story.cancel("old")
+    story.world.sanity_check()
+    assert (story.job("old").state, story.job("after old").state) == (State.CANCELLED, State.SKIPPED)
 
 
 def test_a_batch_has_its_own_bound_and_lets_others_pass() -> None:

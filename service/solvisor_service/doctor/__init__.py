@@ -40,6 +40,7 @@ CHECKS: Final = (
     Check("database", places.database, 3 * USUAL_SECONDS),
     Check("configuration", setup.configuration),
     Check("solvers", setup.solvers, SCRIPT_SECONDS + USUAL_SECONDS),
+    Check("notify", setup.notify),
     Check("daemon", running.daemon),
     Check("socket", running.status_socket),
     Check("unit", running.unit),

@@ -64,6 +64,19 @@ def configuration(subject: Subject) -> Iterator[Finding]:
         yield warning(f"{path} declares no solver", f"run: solvisor init --update --home {subject.home}")
 
 
+def notify(subject: Subject) -> Iterator[Finding]:
+    """The program that tells people, if there is to be one."""
+    config, around = subject.config, subject.surroundings
+    if config is not None and config.notify is not None:
+        path = around.environ.get("PATH", os.defpath)
+        try:
+            found = command.find_program(config.notify.command[0], "[notify]", config.path.parent, path)
+        except SpawnError as error:
+            yield from_error(error)
+        else:
+            yield ok(f"{', '.join(config.notify.on) or 'nothing'}: told by {found}")
+
+
 def solvers(subject: Subject) -> Iterator[Finding]:
     """Each solver's program and version, and its ``env_script``. Takes as long as the slowest script."""
     config, around = subject.config, subject.surroundings
@@ -82,7 +95,7 @@ def _solver(config: Config, name: str, environ: dict[str, str]) -> Finding:
     try:
         if solver.env_script is not None:
             path = command.source_environment(here / solver.env_script, environ).get("PATH", path)
-        found = command.find_program(solver.command[0], name, here, solver.env.get("PATH", path))
+        found = command.find_program(solver.command[0], f"solver {name}", here, solver.env.get("PATH", path))
     except ConfigError as error:
         return fault(f"{name}: env_script {error.path}: {'; '.join(error.problems)}", "correct the script")
     except SpawnError as error:

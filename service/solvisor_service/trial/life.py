@@ -159,7 +159,7 @@ class Life:
         match effect:
             case Start():
                 solver = self._config.solver[self._job.spec.solver]
-                self._runner.start(self._tasks, self._job, solver, self._limits.interruptions_max)
+                self._runner.start(self._tasks, self._job, solver)
             case Stop():
                 self._runner.stop(effect.token)
             case Collect():

@@ -70,7 +70,9 @@ def prepare(
     env.update(script_env)
     env.update((key, environ[key]) for key in environ if any(fnmatchcase(key, glob) for glob in solver.pass_env))
     env.update(own)
-    program = find_program(template.expand(solver.command[0], {}), name, config_dir, env.get("PATH", os.defpath))
+    program = find_program(
+        template.expand(solver.command[0], {}), f"solver {name}", config_dir, env.get("PATH", os.defpath)
+    )
     return Prepared((program, *arguments), env)
 
 
@@ -152,20 +154,20 @@ def _values(solver: SolverConfig, name: str, spec: JobSpec, folder: Path) -> dic
     return values
 
 
-def find_program(program: str, name: str, config_dir: Path, path: str) -> str:
-    """The absolute path of the program of the solver ``name``. Raises ``SpawnError`` if it cannot be executed."""
+def find_program(program: str, owner: str, config_dir: Path, path: str) -> str:
+    """The absolute path of a program of ``owner`` (``solver ccx``). Raises ``SpawnError`` if it cannot be executed."""
     if "/" not in program and os.sep not in program:
         found = shutil.which(program, path=path)
         if found is None:
-            text = f"the program {show(program)} of solver {name} is not on the PATH {path}"
+            text = f"the program {show(program)} of {owner} is not on the PATH {path}"
             raise SpawnError("program_missing", f"{text}; install it, or set command to its full path")
         return str(Path(found).absolute())
     place = (config_dir / program).absolute()
     try:
         executable = stat.S_ISREG(place.stat().st_mode) and os.access(place, os.X_OK)
     except OSError as error:
-        text = f"the program {place} of solver {name} cannot be found: {error.strerror}; install it, or correct command"
+        text = f"the program {place} of {owner} cannot be found: {error.strerror}; install it, or correct command"
         raise SpawnError("program_missing", text) from None
     if not executable:
-        raise SpawnError("program_missing", f"the program {place} of solver {name} is not executable; chmod +x {place}")
+        raise SpawnError("program_missing", f"the program {place} of {owner} is not executable; chmod +x {place}")
     return str(place)
