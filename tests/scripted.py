@@ -1,4 +1,4 @@
-"""A backend whose processes do what the test says, and an engine around it with a real store and real folders."""
+"""A backend whose processes do what the test says; around it an engine and a desk, a real store and real folders."""
 
 from __future__ import annotations
 
@@ -16,14 +16,19 @@ from solvisor import config as configuration
 from solvisor.clock import now_us
 from solvisor.collector import Collector
 from solvisor.config import Config
+from solvisor.desk import Desk
 from solvisor.engine import Engine
 from solvisor.errors import SpawnError
+from solvisor.history import History
 from solvisor.home import Home, IdMaker
+from solvisor.inbox import Inbox
+from solvisor.intake import decide
 from solvisor.interfaces import AttemptSpec
-from solvisor.model import ExitFacts, FileFact, Intake, JobSpec, Source, Usage
+from solvisor.model import Batch, ExitFacts, FileFact, Intake, Job, JobSpec, Request, Source, Usage
 from solvisor.runner import Runner
-from solvisor.spool import Results
+from solvisor.spool import Claims, Results, discard_unfinished
 from solvisor.store import Store
+from solvisor.views import Submitted
 from waiting import eventually
 
 HOME_ID = "f" * 32
@@ -104,16 +109,26 @@ class Bench:
         self.home.prepare()
         self.config: Config = configuration.parse(config, root / "solvisor.toml")
         self.store = Store.open(self.home.db)
+        self.history = History.open(self.home.db)
         self.ids = IdMaker()
         self.backend = ScriptedBackend()
         self.results = Results(self.home)
         self.survivors: set[str] = set()
+        self.over: list[str] = []
         self.engine: Engine
+        self.desk: Desk
 
     @asynccontextmanager
     async def running(self, adopted: Sequence[Intake] = (), alive: Sequence[str] = ()) -> AsyncIterator[Engine]:
         """A life of an engine; at the end it is dropped as by ``kill -9`` unless it drained by itself."""
         ready = anyio.Event()
+
+        def published(job: Job) -> None:
+            self.desk.published(job)
+
+        def batch_over(batch: Batch) -> None:
+            self.over.append(batch.id)
+
         self.backend = ScriptedBackend()
         self.engine = Engine(
             config=self.config,
@@ -133,8 +148,17 @@ class Bench:
                 config_dir=self.home.root,
                 post=post,
             ),
+            published=published,
+            batch_over=batch_over,
         )
+        claims, limits = Claims(self.home), self.engine.limits
+        inbox = Inbox(self.home, lambda: self.config, lambda: limits, claims, self.ids)
+        desk = self.desk = Desk(
+            engine=self.engine, inbox=inbox, home=self.home, history=self.history, ids=self.ids, host="ws04"
+        )
+        await desk.prepare()
         async with anyio.create_task_group() as tasks:
+            tasks.start_soon(desk.watch_disk)
             self.stopped = anyio.Event()
 
             async def live() -> None:
@@ -152,6 +176,35 @@ class Bench:
             await ready.wait()
             yield self.engine
             tasks.cancel_scope.cancel()
+
+    def close(self) -> None:
+        """Close the database."""
+        self.history.close()
+        self.store.close()
+
+    def adopt(self) -> list[Intake]:
+        """What an earlier life left without a row, as the next one takes it up."""
+        discard_unfinished(self.home)
+        known = {job.id for job in self.store.live_jobs()}
+        found = Claims(self.home).unfinished_claims(known)
+        return [decide(self.config, self.config.limits(4, 8 << 30), self.home, taken) for taken in found]
+
+    async def send(
+        self,
+        name: str = "a.x",
+        data: bytes = b"input\n",
+        job: dict[str, Any] | bytes | None = None,
+        *,
+        user: str | None = "ann",
+        batch: str | None = None,
+        key: str | None = None,
+    ) -> Submitted:
+        """A submission of one file."""
+        upload = await self.desk.open_upload(name)
+        upload.begin(name)
+        upload.write(data)
+        upload.end()
+        return await self.desk.submit(upload, [name], job, Request("socket", user, batch, key))
 
     def intake(self, name: str = "a.x", refusal: tuple[str, str] | None = None, **wishes: object) -> Intake:
         """A claimed drop: the folder is there, as the spool would have left it."""
@@ -177,3 +230,20 @@ async def published(bench: Bench, job_id: str) -> dict[str, Any]:
 
 async def launched(bench: Bench, count: int) -> None:
     await eventually(lambda: len(bench.backend.handles) >= count, f"{count} launches")
+
+
+async def run_to_end(bench: Bench, job_id: str, exit_code: int = 0) -> None:
+    """Let the process of a job end, and wait until its result lies in its place."""
+    await eventually(lambda: [h for h in bench.backend.handles if h.job_id == job_id], f"{job_id} launched")
+    next(h for h in reversed(bench.backend.handles) if h.job_id == job_id).end(exit_code)
+    with anyio.fail_after(20):
+        await bench.desk.wait_finished(job_id, 99)
+
+
+async def finish(bench: Bench, count: int, exit_code: int = 0, **wishes: Any) -> list[str]:
+    """The ids of so many new jobs that ran one after the other."""
+    ids = []
+    for _ in range(count):
+        ids.append((await bench.send(**wishes)).id)
+        await run_to_end(bench, ids[-1], exit_code)
+    return ids

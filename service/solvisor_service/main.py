@@ -60,10 +60,11 @@ SOCKET = "solvisor.sock"
 log = structlog.get_logger()
 
 
-def run(home_path: Path, config_path: Path, *, until_eof: bool = False) -> int:
+def run(home_path: Path, config_path: Path, *, until_eof: bool = False, batch: str | None = None) -> int:
     """Run the daemon in the foreground until SIGTERM or SIGINT; returns the exit status.
 
-    ``until_eof``: the end of the standard input is like SIGTERM, so that the daemon does not outlive who started it.
+    ``until_eof``: it serves whoever started it. The end of the standard input is like SIGTERM, so that it does not
+    outlive them; the inbox and what waits from earlier lives are left for a daemon that stays, but for ``batch``.
     """
     config = configuration.load(config_path)
     inbox = Path(config.inbox.path) if config.inbox.path else None
@@ -80,7 +81,7 @@ def run(home_path: Path, config_path: Path, *, until_eof: bool = False) -> int:
         stack.callback(history.close)
         scripts = source_environments(config, os.environ)
         ignore_lease_breaks()
-        life = partial(_run, config, home, store, history, scripts, until_eof)
+        life = partial(_run, config, home, store, history, scripts, until_eof, batch)
         try:
             anyio.run(life, backend_options={"use_uvloop": _has_uvloop()})
         except (BaseExceptionGroup, OSError, SolvisorError) as error:
@@ -95,6 +96,7 @@ async def _run(
     history: History,
     scripts: Mapping[str, Mapping[str, str]],
     until_eof: bool,
+    batch: str | None,
 ) -> None:
     """One life: recover, serve, stop."""
     posix.become_subreaper()
@@ -121,11 +123,11 @@ async def _run(
             desk.published(job)
             notifier.job(job)
 
-        def batch_over(batch: Batch) -> None:
-            telling.start_soon(tell_batch, batch)
+        def batch_over(over: Batch) -> None:
+            telling.start_soon(tell_batch, over)
 
-        async def tell_batch(batch: Batch) -> None:
-            notifier.batch(batch, await desk.finished_of_batch(batch))
+        async def tell_batch(over: Batch) -> None:
+            notifier.batch(over, await desk.finished_of_batch(over))
 
         engine = Engine(
             config=config,
@@ -145,6 +147,8 @@ async def _run(
                 config_dir=config.path.parent,
                 post=post,
             ),
+            parks=until_eof,
+            parks_not=batch,
             published=published,
             batch_over=batch_over,
         )
@@ -169,7 +173,7 @@ async def _run(
                     adopted=adopted,
                     alive=alive,
                     survivors=partial(posix.survivors, home_id),
-                    intake=partial(inbox.run, engine.accept),
+                    intake=anyio.sleep_forever if until_eof else partial(inbox.run, engine.accept),
                     ready=ready,
                 )
         with anyio.move_on_after(NEWS_SECONDS):

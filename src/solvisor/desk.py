@@ -25,12 +25,12 @@ from msgspec.structs import replace
 
 from . import __version__, answers
 from .clock import now_us
-from .engine import Engine, Stopping
+from .engine import Engine, Stopping, Unsure
 from .errors import Refused, SolvisorError
 from .events import Cancel, Event
 from .history import Filters, History
 from .home import Home, IdMaker
-from .inbox import Inbox
+from .inbox import Inbox, Wait
 from .intake import FOLDER_JOB_FILE, decide, is_job_file
 from .machine import queued_members
 from .manifest import Manifest, rfc3339
@@ -152,9 +152,7 @@ class Desk:
         running = sorted((job for job in held if job.state is State.RUNNING), key=lambda job: job.seq)
         unkillable = sum(job.state in TERMINAL for job in held)
         waiting = world.states[State.QUEUED]
-        waits = [
-            InboxWait(escape_name(f"{f}/{w.name}" if f else w.name), w.why, w.text) for f, w in self._inbox.waiting
-        ]
+        waits = self._inbox.waiting
         return Status(
             host=self._host,
             version=__version__,
@@ -171,7 +169,7 @@ class Desk:
             today=Today(**{state.value: self._tally()[state] for state in TERMINAL}),
             disk_free_bytes=self._disk_free,
             waiting_for=answers.waiting_for(world, limits),
-            inbox=tuple(waits[:WAITS_SHOWN]),
+            inbox=tuple(_inbox_wait(*wait) for wait in waits[:WAITS_SHOWN]),
             inbox_total=len(waits),
             paused=answers.pauses(world),
             running_jobs=tuple(self._row(job) for job in running[:RUNNING_SHOWN]),
@@ -329,9 +327,11 @@ class Desk:
         with anyio.CancelScope(shield=True):
             try:
                 yield
-            except NotDurable as error:
-                await self._engine.fail(error)
-            except Exception:
+            except Unsure:
+                raise  # it may be a job: the next life knows
+            except Exception as error:
+                if isinstance(error, NotDurable):
+                    self._engine.fail(error)
                 await self._discard(upload)
                 raise
 
@@ -515,6 +515,10 @@ class Desk:
 
 async def _nothing(_: Callable[[Event], None]) -> None:
     """An order that changes nothing; it is done when everything before it is durable."""
+
+
+def _inbox_wait(route: str, wait: Wait) -> InboxWait:
+    return InboxWait(escape_name(f"{route}/{wait.name}" if route else wait.name), wait.why, wait.text)
 
 
 def _has_members(world: World, batch_id: str) -> bool:

@@ -84,11 +84,23 @@ class Stopping(SolvisorError):
         super().__init__("the daemon is stopping; try again when it is back")
 
 
+class Unsure(SolvisorError):
+    """The daemon ended in the middle of an order: what it changed may be durable, or not."""
+
+    code = "unavailable"
+    retryable = True
+    exit_status = 75
+
+    def __init__(self) -> None:
+        super().__init__("the daemon ended before this was safe on the disk; look when it is back whether it was done")
+
+
 class _Order:
     """An order on its way: ``done`` is set when what it changed is durable, or when it was refused (``error``)."""
 
     def __init__(self, act: Act) -> None:
         self.act = act
+        self.begun = False
         self.done = anyio.Event()
         self.error: SolvisorError | None = None
 
@@ -100,6 +112,7 @@ class Engine:
     starts nothing new and lets running jobs finish for the configured time, then stops them; ``stop_now`` stops them at
     once. Either way nothing is lost: what did not finish is queued again in the next life.
 
+    With ``parks`` it starts new jobs only; what waits from earlier lives goes on waiting, but the batch ``parks_not``.
     ``published`` and ``batch_over`` are called with each job whose result lies in its place, and with each batch whose
     last job does. ``world`` is for reading, between two awaits. ``trouble`` holds sentences about what goes wrong now.
     """
@@ -114,6 +127,8 @@ class Engine:
         results: Results,
         collector: Collector,
         make_runner: Callable[[Callable[[Event], None]], Runner],
+        parks: bool = False,
+        parks_not: str | None = None,
         published: Callable[[Job], None] = lambda _job: None,
         batch_over: Callable[[Batch], None] = lambda _batch: None,
     ) -> None:
@@ -128,9 +143,10 @@ class Engine:
         self._collector = collector
         self._runner = make_runner(self.post)
         self._store_turn = anyio.CapacityLimiter(1)
-        self._world = World(store.last_seq() + 1)
+        self._world = World(store.last_seq() + 1, parks=parks, parks_not=parks_not)
         self._events: list[Event] = []
         self._orders: list[_Order] = []
+        self._awaited: set[_Order] = set()
         self._wake = anyio.Event()
         self._ended: Pile[Job] = Pile()
         self._undurable: Pile[Callable[[], None]] = Pile()
@@ -169,24 +185,29 @@ class Engine:
     async def carry_out(self, act: Act) -> None:
         """Do this in the next pass; returns when what it changed is durable.
 
-        Raises what ``act`` raises, and ``Stopping`` if there is no next pass.
+        Raises what ``act`` raises, ``Stopping`` if there is no next pass, and ``Unsure`` if it was the last.
         """
         if self._over:
             raise Stopping
         order = _Order(act)
         self._orders.append(order)
+        self._awaited.add(order)
         self._wake.set()
-        await order.done.wait()
+        try:
+            await order.done.wait()
+        finally:
+            self._awaited.remove(order)
         if order.error is not None:
             raise order.error
 
-    async def fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         """End the daemon by ``error``, which says that what is on the disk may not be what it is thought to be."""
 
         async def act(_: Callable[[Event], None]) -> None:
             raise error
 
-        await self.carry_out(act)
+        self._orders.append(_Order(act))
+        self._wake.set()
 
     def put_batch(self, batch: Batch) -> None:
         """Change a batch; only within ``carry_out``."""
@@ -227,6 +248,20 @@ class Engine:
         live. ``intake`` feeds ``accept`` until it is cancelled; it starts once recovery is recorded and ``ready`` was
         called.
         """
+        try:
+            await self._live(jobs, adopted, alive, survivors, intake, ready)
+        finally:
+            self._end_waiting()
+
+    async def _live(
+        self,
+        jobs: Sequence[Job],
+        adopted: Sequence[Intake],
+        alive: Collection[str],
+        survivors: Callable[[], Collection[str]],
+        intake: Callable[[], Awaitable[None]],
+        ready: Callable[[], None],
+    ) -> None:
         async with anyio.create_task_group() as self._tasks:
             for _ in range(COLLECTING_THREADS):
                 self._tasks.start_soon(self._collect)
@@ -244,15 +279,15 @@ class Engine:
                 await self._pass()
             await self._record()
             await self._in_store(self._store.harden)
-            self._refuse_orders()
             self._tasks.cancel_scope.cancel()
 
-    def _refuse_orders(self) -> None:
-        """Let nobody wait for what nobody will do: orders that came too late, and questions for the next change."""
+    def _end_waiting(self) -> None:
+        """Let nobody wait for what will not happen: neither for an order nor for the next change."""
         self._over = True
-        for order in self._orders:
-            order.error = Stopping()
-            order.done.set()
+        for order in self._awaited:
+            if not order.done.is_set():
+                order.error = Unsure() if order.begun else Stopping()
+                order.done.set()
         self.bell.ring()
 
     async def _feed(self, intake: Callable[[], Awaitable[None]]) -> None:
@@ -306,6 +341,7 @@ class Engine:
 
         orders, self._orders = self._orders, []
         for order in orders:
+            order.begun = True
             try:
                 await order.act(apply)
             except StoreUnavailable:
@@ -441,7 +477,7 @@ class Engine:
         match effect:
             case Start() if job:
                 solver = self.config.solver[job.spec.solver]
-                self._runner.start(self._tasks, job, solver, self.limits.interruptions_max)
+                self._runner.start(self._tasks, job, solver)
             case Stop():
                 pass  # done before the commit
             case Collect() if job:
@@ -509,7 +545,7 @@ class Engine:
             effects += machine.restore(self._world, job, demand, unmet, time.monotonic(), alive=lives, batch=batch)
             if job.state is State.RUNNING and lives:
                 facts = ExitFacts(None, None, now_us(), unkillable=True)
-                interrupted.append(Exited(job.id, job.current.token, facts, self.limits.interruptions_max, now_us()))
+                interrupted.append(Exited(job.id, job.current.token, facts, now_us()))
             elif job.state is State.RUNNING:
                 interrupted.append(Lost(job.id, job.current.token, self.limits.interruptions_max, now_us()))
             elif job.state is State.COLLECTING:

@@ -21,7 +21,7 @@ def make_bench(tmp_path: Path) -> Iterator[Callable[[str], Bench]]:
 
     yield make
     for bench in made:
-        bench.store.close()
+        bench.close()
 
 
 @pytest.fixture

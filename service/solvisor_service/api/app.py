@@ -25,7 +25,7 @@ from starlette.routing import Route
 
 from solvisor import model
 from solvisor.desk import AmbiguousJob, Conflict, Desk, NoSuchJob
-from solvisor.engine import Stopping
+from solvisor.engine import Stopping, Unsure
 from solvisor.errors import Refused, SolvisorError, StoreUnavailable
 from solvisor.history import Filters
 from solvisor.intake import FOLDER_JOB_FILE, is_job_file
@@ -331,7 +331,7 @@ def _problem_of(error: SolvisorError) -> Problem:
         case Refused():
             status = {"usage": 400, "too_large": 413, "key": 409, "batch_closed": 409}.get(error.refusal, 422)
             return Problem(title="refused", status=status, detail=text, code=error.refusal)
-        case Stopping() | StoreUnavailable():
+        case Stopping() | Unsure() | StoreUnavailable():
             return Problem(title="unavailable", status=503, detail=text, code="unavailable")
         case _:
             return Problem(title="failed", status=500, detail=text, code=error.code)

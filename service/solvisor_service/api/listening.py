@@ -106,19 +106,24 @@ def _remove_socket(name: str, folder_fd: int, folder: Path) -> None:
 async def user_of(scope: Any) -> str | None:
     """The name of the user who asks (the uid where it has none); ``None`` where the kernel does not tell."""
     client = scope.get("client")
-    if client is None or sys.platform == "win32":
+    if client is None:
         return None
     uid = int(client[1])
-    if uid not in _names:
-        try:
-            found = await anyio.to_thread.run_sync(pwd.getpwuid, uid)  # it may ask a server
-        except KeyError:
-            return str(uid)
-        _names[uid] = found.pw_name
-    return _names[uid]
+    name = _names.get(uid) or await anyio.to_thread.run_sync(_name_of, uid)  # it may have to ask a server
+    if name is None:
+        return str(uid)
+    _names[uid] = name
+    return name
 
 
 _names: dict[int, str] = {}
+
+
+def _name_of(uid: int) -> str | None:
+    if sys.platform != "win32":
+        with contextlib.suppress(KeyError):
+            return pwd.getpwuid(uid).pw_name
+    return None
 
 
 def _crowded() -> bytes:
