@@ -10,17 +10,20 @@ import contextlib
 import http.client
 import os
 import secrets
+import shlex
 import socket
 import stat
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from email.message import Message
 from pathlib import Path
-from typing import IO, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 
-from solvisor.errors import SolvisorError
+from solvisor.errors import HomeError, SolvisorError
 from solvisor.views import BatchRule, BatchView, Explanation, JobPage, JobView, Problem, Status, Submitted
 
 T = TypeVar("T")
@@ -31,6 +34,8 @@ PATH_MAX = 107
 CHUNK = 1 << 16
 ANSWER_SECONDS = 30.0
 """How long the daemon may take to begin an answer, beside what it was asked to wait."""
+CROWDED_SECONDS = 0.02
+"""The rest before another try to connect, where too many others try."""
 
 
 class NotRunning(SolvisorError):
@@ -76,6 +81,37 @@ class RequestRefused(SolvisorError):
         return self._STATUS.get(self.problem.code, 1)
 
 
+def changed_configuration(status: Status) -> str | None:
+    """The daemon's sentence about a configuration that was changed since it read it, if it says so."""
+    return next((problem for problem in status.problems if problem.startswith("the configuration")), None)
+
+
+class Answer(Protocol):
+    """What came back: a status, headers, and a body to be read. ``length`` is what is known to be still missing."""
+
+    status: int
+    length: int | None
+
+    @property
+    def headers(self) -> Message:
+        """The headers, by any spelling of their names."""
+        ...
+
+    def read(self, amount: int | None = None, /) -> bytes:
+        """The rest of the body, or at most ``amount`` bytes of it."""
+        ...
+
+
+class Asked(NamedTuple):
+    """One request: method, path with query, body, headers, and how many seconds its answer may take to begin."""
+
+    method: str
+    target: str
+    body: bytes | Iterable[bytes] | None
+    headers: Mapping[str, str]
+    seconds: float
+
+
 class Upload(msgspec.Struct, frozen=True):
     """One file of a submission: the name it gets beside the others (``mesh/part.inc`` too), and where it lies."""
 
@@ -90,6 +126,10 @@ class Client:
         self._home = home
         self._socket = home / "run" / "solvisor.sock"
 
+    def must_run(self) -> None:
+        """Raises ``NotRunning`` if there is no daemon to talk to, ``NotPermitted`` if this user may not."""
+        self._connected(ANSWER_SECONDS).close()
+
     # --- questions --------------------------------------------------------------------------------------------------
 
     def status(self) -> Status:
@@ -103,15 +143,15 @@ class Client:
 
     def job(self, job: str, *, wait: float | None = None) -> JobView:
         """One job, named by its id, a unique prefix, or ``last``; with ``wait`` up to so many seconds for its end."""
-        return self._get(f"/v1/jobs/{quote(job, safe='')}", JobView, {"wait": wait}, patience=wait or 0.0)
+        return self._get(_route(job), JobView, {"wait": wait}, patience=wait or 0.0)
 
     def manifest(self, job: str) -> bytes:
         """The bytes of ``manifest.json`` of a finished job."""
-        return self._bytes(f"/v1/jobs/{quote(job, safe='')}/manifest")
+        return self._bytes(_route(job, "manifest"))
 
     def explain(self, job: str) -> Explanation:
         """Why a job is where it is."""
-        return self._get(f"/v1/jobs/{quote(job, safe='')}/explain", Explanation)
+        return self._get(_route(job, "explain"), Explanation)
 
     def log(
         self, job: str, which: str, *, offset: int | None = None, tail: int | None = None, attempt: int | None = None
@@ -120,14 +160,14 @@ class Client:
 
         ``offset`` is where to begin, ``tail`` how many of the last bytes; ``attempt`` an earlier try.
         """
-        path = f"/v1/jobs/{quote(job, safe='')}/logs/{which}"
+        path = _route(job, f"logs/{which}")
         with self._request("GET", path, {"offset": offset, "tail": tail, "try": attempt}) as answer:
             return answer.read(), int(answer.headers["Solvisor-Offset"])
 
     @contextlib.contextmanager
-    def file(self, job: str, path: str) -> Iterator[IO[bytes]]:
+    def file(self, job: str, path: str) -> Iterator[Answer]:
         """A file that the manifest of a finished job names, to be read."""
-        with self._request("GET", f"/v1/jobs/{quote(job, safe='')}/files/{quote(path)}") as answer:
+        with self._request("GET", _route(job, f"files/{quote(path)}")) as answer:
             yield answer
 
     def batch(self, batch: str, *, wait: float | None = None) -> BatchView:
@@ -152,17 +192,17 @@ class Client:
         boundary = secrets.token_hex(16)
         headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
         if key is not None:
-            headers["Idempotency-Key"] = key
+            headers["Idempotency-Key"] = key.encode().decode("latin-1")  # as UTF-8, which http.client would refuse
         with self._request("POST", "/v1/jobs", {"batch": batch}, _multipart(boundary, uploads, job), headers) as answer:
             return msgspec.json.decode(answer.read(), type=Submitted)
 
     def cancel(self, job: str) -> JobView:
         """End a job."""
-        return self._post(f"/v1/jobs/{quote(job, safe='')}/cancel", JobView)
+        return self._post(_route(job, "cancel"), JobView)
 
     def retry(self, job: str) -> Submitted:
         """Make a new job of a finished one."""
-        return self._post(f"/v1/jobs/{quote(job, safe='')}/retry", Submitted)
+        return self._post(_route(job, "retry"), Submitted)
 
     def pause(self, solver: str | None, note: str | None = None) -> Status:
         """Start nothing more of ``solver``, or of any."""
@@ -200,9 +240,10 @@ class Client:
             return msgspec.json.decode(answer.read(), type=kind)
 
     def _not_running(self) -> NotRunning:
+        option = f"--home {shlex.quote(os.fspath(self._home))}"
         if not os.path.isdir(self._home):
-            return NotRunning(f"there is no home {self._home}; make one with: solvisor init --home {self._home}")
-        return NotRunning(f"no daemon is running on {self._home}; start it with: solvisor serve --home {self._home}")
+            return NotRunning(f"there is no home {self._home}; make one with: solvisor init {option}")
+        return NotRunning(f"no daemon is running on {self._home}; start it with: solvisor serve {option}")
 
     @contextlib.contextmanager
     def _request(
@@ -214,20 +255,25 @@ class Client:
         headers: Mapping[str, str] | None = None,
         *,
         patience: float = 0.0,
-    ) -> Iterator[http.client.HTTPResponse]:
+    ) -> Iterator[Answer]:
         given = {name: value for name, value in (query or {}).items() if value is not None}
-        target = f"{path}?{urlencode(given, doseq=True)}" if given else path
-        connection = self._connected(ANSWER_SECONDS + patience)
-        try:
-            # A daemon that refuses early hangs up while the body is still on its way; its answer is there all the same.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                connection.request(
-                    method, target, body, dict(headers or {}), encode_chunked=not isinstance(body, bytes | None)
-                )
-            answer = connection.getresponse()
+        target = f"{path}?{urlencode(given, doseq=True, errors='replace')}" if given else path
+        asked = Asked(method, target, body, headers or {}, ANSWER_SECONDS + patience)
+        with self._answered(asked) as answer:
             if answer.status >= 400:
                 raise _refusal(answer.status, answer.read())
             yield answer
+
+    @contextlib.contextmanager
+    def _answered(self, asked: Asked) -> Iterator[Answer]:
+        """The answer of the daemon. Raises ``NotRunning``, ``NotPermitted``."""
+        connection = self._connected(asked.seconds)
+        try:
+            # A daemon that refuses early hangs up while the body is still on its way; its answer is there all the same.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                chunked = not isinstance(asked.body, bytes | None)
+                connection.request(asked.method, asked.target, asked.body, dict(asked.headers), encode_chunked=chunked)
+            yield connection.getresponse()
         except (http.client.HTTPException, ConnectionError, TimeoutError, msgspec.DecodeError) as error:
             raise BrokenOff(
                 f"the daemon on {self._home} gave no good answer ({str(error) or type(error).__name__}); "
@@ -237,7 +283,7 @@ class Client:
             connection.close()
 
     def _connected(self, seconds: float) -> _Connection:
-        """A connection to the daemon. Raises ``NotRunning``, ``NotPermitted``."""
+        """A connection to the daemon. Raises ``NotRunning``, ``NotPermitted``, ``HomeError``."""
         connection = _Connection(self._socket, seconds)
         try:
             with contextlib.ExitStack() as on_failure:
@@ -246,6 +292,9 @@ class Client:
                 on_failure.pop_all()
         except (FileNotFoundError, ConnectionRefusedError):
             raise self._not_running() from None
+        except NotADirectoryError:
+            place = self._socket.parent if os.path.isdir(self._home) else self._home
+            raise HomeError(f"{place} is not a folder, and cannot be one; name another home: --home DIR") from None
         except PermissionError:
             raise NotPermitted(
                 f"you may not use {self._socket}: it is open to the daemon's user and its group; "
@@ -273,7 +322,22 @@ class _Connection(http.client.HTTPConnection):
                 folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
                 cleanup.callback(os.close, folder)
                 address = f"/proc/self/fd/{folder}/{self._path.name}"
-            self.sock.connect(address)
+            deadline = time.monotonic() + ANSWER_SECONDS
+            while True:
+                try:
+                    return self.sock.connect(address)
+                except BlockingIOError:  # as many wait to be let in as the kernel lets wait
+                    if time.monotonic() > deadline:
+                        raise ConnectionRefusedError from None
+                    time.sleep(CROWDED_SECONDS)
+
+
+def _route(job: str, below: str = "") -> str:
+    """The route of a job; a name that no id can begin with is refused here: it would be taken for another route."""
+    if not job or not job.isascii() or "/" in job:
+        text = f"no job's id begins with {job!r}; solvisor list shows them"
+        raise RequestRefused(Problem(title="not found", status=404, detail=text, code="no_such_job"))
+    return f"/v1/jobs/{quote(job, safe='')}{below and '/'}{below}"
 
 
 def _refusal(status: int, body: bytes) -> RequestRefused:

@@ -21,7 +21,7 @@ from solvisor.errors import SolvisorError
 from solvisor.manifest import Manifest
 from solvisor.model import FileFact
 from solvisor.names import unescape_name
-from solvisor_service.client import Client
+from solvisor_service.client import Client, RequestRefused
 
 MANIFEST: Final = "manifest.json"
 _CHUNK: Final = 1 << 20
@@ -45,7 +45,14 @@ def fetch(client: Client, job: str, into: Path, wanted: Callable[[str], bool] = 
     Files that are there already are replaced. Raises ``DownloadFailed``, ``NotRunning`` (what is whole by then stays,
     and asking again is safe), ``RequestRefused`` and, where ``into`` cannot be written, ``OSError``.
     """
-    data = client.manifest(job)
+    try:
+        data = client.manifest(job)
+    except RequestRefused as refused:
+        if refused.problem.code != "no_such_file":
+            raise
+        raise DownloadFailed(
+            f"the results of {job} are gone from the home: somebody removed its folder; submit its inputs again"
+        ) from None
     manifest = msgspec.json.decode(data, type=Manifest)
     into.mkdir(parents=True, exist_ok=True)
     (into / MANIFEST).unlink(missing_ok=True)

@@ -41,9 +41,12 @@ class DaemonEnded(SolvisorError):
 
 
 class Embedded:
-    """``solvisor serve`` on ``home``, started at once; ``close`` ends it, and so does the end of this process."""
+    """``solvisor serve`` on ``home``, started at once; ``close`` ends it, and so does the end of this process.
 
-    def __init__(self, home: Path, config: Path) -> None:
+    It starts what is sent to it, and of what an earlier one left only the jobs of ``batch``.
+    """
+
+    def __init__(self, home: Path, config: Path, batch: str | None = None) -> None:
         self._home = home
         self._lines: deque[bytes] = deque(maxlen=_LINES_KEPT)
         # -P: what lies in the user's working folder must not be taken for a module of the daemon.
@@ -51,6 +54,7 @@ class Embedded:
             [
                 *(sys.executable, "-P", "-m", "solvisor_service.cli", "serve", UNTIL_EOF),
                 *("--home", str(home), "--config", str(config)),
+                *(("--batch", batch) if batch is not None else ()),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

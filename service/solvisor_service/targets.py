@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from solvisor.errors import Refused, SolvisorError
+from solvisor.names import escape_name, is_plain_name
 from solvisor_service.client import Upload
 
 FOLDER_JOB_FILE: Final = "job.toml"
@@ -34,12 +35,15 @@ class UsageError(SolvisorError):
 class Prepared(NamedTuple):
     """A submission. ``job`` is a job file, or the keys of one, or nothing where the files speak for themselves.
 
+    ``key`` is the idempotency key in it.
+
     Where neither names inputs, keys make all ``uploads`` inputs in their order; a job file leaves it to the daemon to
     find the one that a solver accepts.
     """
 
     uploads: tuple[Upload, ...]
     job: dict[str, Any] | bytes | None
+    key: str | None = None
 
 
 def prepare(target: Path, companions: Sequence[Path], wishes: Mapping[str, Any]) -> Prepared:
@@ -48,29 +52,50 @@ def prepare(target: Path, companions: Sequence[Path], wishes: Mapping[str, Any])
     ``wishes`` are keys of a job file; of a table (``params``, ``licenses``, ``retry``) only what is given is laid over.
     Raises ``UsageError`` for what cannot be read, and ``Refused`` with every fault of a job file.
     """
+    _check_job_file_names(target, companions)
     extras = [Upload(_plain(path), path) for path in companions]
     if os.path.isdir(target):  # not Path.is_dir, which raises where a folder on the way may not be entered
         prepared = _folder(target, extras, wishes)
     elif target.name.lower().endswith(JOB_FILE_SUFFIX):
         prepared = _job_file(target, extras, wishes)
     else:
-        prepared = Prepared((Upload(_plain(target), target), *extras), dict(wishes) or None)
+        prepared = Prepared((Upload(_plain(target), target), *extras), dict(wishes) or None, wishes.get("key"))
     for upload in prepared.uploads:
         _check_regular(upload.path)
-    return Prepared(_distinct(prepared.uploads), prepared.job)
+    return prepared._replace(uploads=_distinct(prepared.uploads))
+
+
+def _check_job_file_names(target: Path, companions: Sequence[Path]) -> None:
+    """Refuse a job file where none can be: sent along, it would be taken for that of the job."""
+    for path in companions:
+        if _is_job_file(path.name):
+            raise UsageError(f"{path} is a job file, which cannot go along with another input; name it as a target")
+    if target.name == FOLDER_JOB_FILE and not os.path.isdir(target):
+        raise UsageError(f"{target} is the job file of a folder; name the folder: {target.absolute().parent}")
+
+
+def _is_job_file(name: str) -> bool:
+    """Whether the daemon takes a file of this name for a job file; hidden and temporary ones it does not."""
+    named = name.lower().endswith(JOB_FILE_SUFFIX) and not name.startswith((".", "~$"))
+    return named or name == FOLDER_JOB_FILE
 
 
 def _folder(folder: Path, extras: Sequence[Upload], wishes: Mapping[str, Any]) -> Prepared:
     found = {upload.name: upload for upload in _tree(folder)}
     source = found.pop(FOLDER_JOB_FILE, None)
+    misnamed = next((name for name in found if "/" not in name and _is_job_file(name)), None)
+    if misnamed is not None:
+        what = "take it out" if source else "rename it"
+        raise UsageError(f"{folder} holds {misnamed}: in a folder the job file is called {FOLDER_JOB_FILE}; {what}")
     uploads = (*found.values(), *extras)
     if not uploads:
         raise UsageError(f"{folder} holds no file to run; name another folder, or a file")
     if source is None:
-        return Prepared(uploads, _toml(wishes))
+        return Prepared(uploads, _toml(wishes), wishes.get("key"))
     data, table, named = _read_job_file(source.path)
     _check_named(source.path, named, uploads)
-    return Prepared(uploads, _toml(_laid_over(table, wishes)) if wishes else data)
+    asked = _laid_over(table, wishes)
+    return Prepared(uploads, _toml(asked) if wishes else data, asked.get("key"))
 
 
 def _job_file(path: Path, extras: Sequence[Upload], wishes: Mapping[str, Any]) -> Prepared:
@@ -79,7 +104,8 @@ def _job_file(path: Path, extras: Sequence[Upload], wishes: Mapping[str, Any]) -
     if not uploads:
         raise UsageError(f'{path} names no inputs; add inputs = ["FILE"], or send them along with --with FILE')
     _check_named(path, named, uploads)
-    return Prepared(uploads, _laid_over(table, wishes) if wishes or not named else data)
+    asked = _laid_over(table, wishes)
+    return Prepared(uploads, asked if wishes or not named else data, asked.get("key"))
 
 
 def param(text: str) -> tuple[str, bool | int | float | str]:
@@ -133,10 +159,9 @@ def _unreadable(path: Path, error: OSError) -> UsageError:
 def _plain(path: Path) -> str:
     """The name of a file as the solver will see it."""
     name = path.absolute().name
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise UsageError(f"{name!a}: this file name is not UTF-8; rename it, or drop it in the inbox") from None
+    if not is_plain_name(name):
+        odd = "is not UTF-8, or holds a control character or a backslash"
+        raise UsageError(f"{escape_name(name)}: this file name {odd}; rename it")
     return name
 
 

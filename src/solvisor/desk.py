@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 import anyio
-import msgspec
 import structlog
 import tomli_w
 from msgspec.structs import replace
@@ -26,39 +25,34 @@ from msgspec.structs import replace
 from . import __version__, answers
 from .clock import now_us
 from .engine import Engine, Stopping, Unsure
-from .errors import Refused, SolvisorError
+from .errors import Refused
 from .events import Cancel, Event
-from .history import Filters, History
+from .history import History
 from .home import Home, IdMaker
 from .inbox import Inbox, Wait
 from .intake import FOLDER_JOB_FILE, decide, is_job_file
 from .machine import queued_members
-from .manifest import Manifest, rfc3339
+from .manifest import rfc3339
 from .model import TARGETS, TERMINAL, Batch, Job, JobSpec, Pause, Request, State
 from .names import escape_name, unescape_name
+from .questions import Conflict, Questions, has_members, no_batch
 from .spool import NotDurable, Take, Upload
 from .views import (
     BatchRule,
     BatchView,
-    Explanation,
     Health,
     InboxWait,
-    JobPage,
-    JobRow,
     JobView,
     Status,
     Submitted,
     Today,
 )
-from .world import World
 
 T = TypeVar("T")
 
 RUNNING_SHOWN = 100
 FAILED_SHOWN = 5
 WAITS_SHOWN = 20
-CANDIDATES_SHOWN = 6
-PAGE_MAX = 1000
 BATCH_JOBS_MAX = 1_000_000
 NAME_MAX = 500
 """Characters in the name of a batch."""
@@ -68,47 +62,15 @@ DISK_SECONDS = 10.0
 log = structlog.get_logger()
 
 
-class NoSuchJob(SolvisorError):
-    """No job has such a name, or no batch."""
-
-    code = "no_such_job"
-    exit_status = 4
-
-
-class AmbiguousJob(SolvisorError):
-    """Several jobs could be meant: ``candidates``, the newest first."""
-
-    code = "ambiguous_job"
-    exit_status = 2
-
-    def __init__(self, text: str, candidates: tuple[str, ...]) -> None:
-        self.candidates = candidates
-        super().__init__(text)
-
-
-class Conflict(SolvisorError):
-    """The job is not in a state in which this can be done. ``reason`` is the open code."""
-
-    code = "conflict"
-
-    def __init__(self, reason: str, text: str) -> None:
-        self.reason = reason
-        super().__init__(text)
-
-
-class Desk:
+class Desk(Questions):
     """Answers for one daemon. Call ``prepare`` before anything is asked, and ``published`` for every result."""
 
     def __init__(self, *, engine: Engine, inbox: Inbox, home: Home, history: History, ids: IdMaker, host: str) -> None:
+        super().__init__(known=engine, home=home, history=history, host=host)
         self._engine = engine
         self._inbox = inbox
-        self._home = home
-        self._history = history
         self._ids = ids
-        self._host = host
         self._began = time.monotonic()
-        self._reading = anyio.CapacityLimiter(1)
-        self._looking = anyio.CapacityLimiter(2)
         self._files = anyio.CapacityLimiter(4)
         self._today: tuple[date, Counter[State]] = (date.min, Counter())
         self._failed: deque[Job] = deque(maxlen=FAILED_SHOWN)
@@ -140,8 +102,6 @@ class Desk:
             self._today = today, Counter()
             self._failed.clear()
         return self._today[1]
-
-    # --- questions --------------------------------------------------------------------------------------------------
 
     def status(self) -> Status:
         """The daemon at this moment."""
@@ -177,106 +137,6 @@ class Desk:
             solvers=tuple(sorted(self._engine.config.solver)),
             **answers.levels(world, limits),
         )
-
-    async def page(self, filters: Filters, cursor: str | None, limit: int) -> JobPage:
-        """Jobs, newest first. Raises ``Refused`` for a cursor that is not one of ours."""
-        before = None
-        if cursor is not None:
-            if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 16):
-                raise Refused("usage", f"{cursor!r} is no cursor; pass on what next was in the page before")
-            before = int(cursor)
-        limit = max(1, min(limit, PAGE_MAX))
-        found = await self._read(partial(self._history.page, filters, before, limit))
-        rows = []
-        for job in found:
-            row = self._row(self._engine.world.jobs.get(job.id, job))
-            if not filters.states or row.state in filters.states:
-                rows.append(row)
-        return JobPage(tuple(rows), str(found[-1].seq) if len(found) == limit else None)
-
-    async def find(self, name: str, user: str | None) -> Job:
-        """The job that is meant by an id, a prefix that only one id has, or ``last`` (the newest, of this user).
-
-        Raises ``NoSuchJob``, ``AmbiguousJob``.
-        """
-        live = self._engine.world.jobs.get(name)
-        if live is not None:
-            return live
-        if name == "last":
-            newest = await self._read(partial(self._history.newest, user))
-            if newest is None:
-                raise NoSuchJob("there is no job yet")
-            ids = [newest]
-        else:
-            plain = name.isascii() and bool(name)
-            ids = await self._read(partial(self._history.ids_like, name, CANDIDATES_SHOWN)) if plain else []
-        if name in ids:
-            ids = [name]
-        if not ids:
-            raise NoSuchJob(f"no job's id begins with {name!r}; solvisor list shows them")
-        if len(ids) > 1:
-            text = (
-                f"{name!r} could be {', '.join(ids[: CANDIDATES_SHOWN - 1])}{', ...' * (len(ids) == CANDIDATES_SHOWN)}"
-            )
-            raise AmbiguousJob(f"{text}; give more of the id", tuple(ids))
-        found = self._engine.world.jobs.get(ids[0]) or await self._read(partial(self._history.job, ids[0]))
-        if found is None:
-            raise NoSuchJob(f"{ids[0]} is gone from the database")
-        return found
-
-    def must_be_published(self, job: Job) -> None:
-        """Raises ``Conflict`` while the result of a job is not in its place."""
-        if job.id in self._engine.world.jobs:
-            state = answers.shown_state(job, live=True)
-            raise Conflict("not_finished", f"{job.id} is {state.value}; it has no result yet")
-
-    async def view(self, job: Job) -> JobView:
-        """All that is known of a job."""
-        live = job.id in self._engine.world.jobs
-        manifest = None
-        if not live:
-            manifest = await anyio.to_thread.run_sync(self._manifest, job, limiter=self._looking)
-        config = self._engine.config
-        settings = config.settings(job.spec) if job.spec.solver in config.solver else None
-        job = self._engine.world.jobs.get(job.id, job)
-        checks = manifest.checks if manifest else ()
-        return answers.view(self._engine.world, self._engine.limits, job, settings, checks, now_us())
-
-    async def explain(self, job: Job) -> Explanation:
-        """Why a job is where it is."""
-        view = await self.view(job)
-        return answers.explanation(self._engine.world, self._engine.limits, view, time.monotonic(), now_us())
-
-    async def wait_finished(self, job_id: str, seconds: float) -> None:
-        """Until the job's result lies in its place, or its processes would not die; at most so long."""
-        with anyio.move_on_after(seconds):
-            while (job := self._engine.world.jobs.get(job_id)) is not None and not self._engine.over:
-                if answers.shown_state(job, live=True) in TERMINAL:
-                    break
-                await self._engine.bell.wait()
-
-    async def batch(self, batch_id: str, wait_seconds: float = 0.0) -> BatchView:
-        """A batch; with ``wait_seconds`` once another of its jobs is finished, or so much later."""
-        world = self._engine.world
-        roll = world.members.get(batch_id)
-        left = roll.left if roll is not None else 0
-        with anyio.move_on_after(wait_seconds):
-            while roll is not None and wait_seconds and roll.left == left and not self._engine.over:
-                await self._engine.bell.wait()
-                if world.members.get(batch_id) is not roll:
-                    break  # it is over
-        while True:
-            some_lived = _has_members(world, batch_id)
-            stored = await self._read(partial(self._history.batch, batch_id))
-            finished, ended = await self._read(partial(self._history.finished_of_batch, batch_id))
-            if not some_lived or _has_members(world, batch_id):
-                break
-            # The last ones left meanwhile: only what is read from now on knows how they ended.
-        batch = world.batches.get(batch_id) or stored
-        if batch is None:
-            raise _no_batch(batch_id)
-        finished.update(state for job_id, state in ended.items() if job_id not in world.jobs)
-        return answers.batch_view(world, batch, finished)
 
     # --- orders -----------------------------------------------------------------------------------------------------
 
@@ -450,7 +310,7 @@ class Desk:
         async def act(apply: Callable[[Event], None]) -> None:
             batch = await self._known_batch(batch_id)
             world = self._engine.world
-            if batch.closed and not _has_members(world, batch_id):
+            if batch.closed and not has_members(world, batch_id):
                 return  # it is over
             if batch.stopped is None:
                 self._engine.put_batch(replace(batch, stopped="its batch was cancelled"))
@@ -477,13 +337,13 @@ class Desk:
     async def _known_batch(self, batch_id: str) -> Batch:
         batch = await self._engine.batch(batch_id)
         if batch is None:
-            raise _no_batch(batch_id)
+            raise no_batch(batch_id)
         return batch
 
     async def _must_take_jobs(self, batch_id: str) -> None:
         batch = self._engine.world.batches.get(batch_id) or await self._read(partial(self._history.batch, batch_id))
         if batch is None:
-            raise _no_batch(batch_id)
+            raise no_batch(batch_id)
         if batch.closed:
             raise Conflict("batch_closed", f"the batch {batch_id} is closed; open another one")
 
@@ -496,19 +356,6 @@ class Desk:
         if solver is not None and solver not in known:
             raise Refused("usage", f"there is no solver {solver!r}; there are: {', '.join(sorted(known)) or 'none'}")
 
-    def _row(self, job: Job) -> JobRow:
-        return answers.row(self._engine.world, self._engine.limits, job, now_us())
-
-    def _manifest(self, job: Job) -> Manifest | None:
-        path = self._home.root / TARGETS[job.state] / job.id / "manifest.json"
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=Manifest)
-        except (OSError, msgspec.DecodeError):  # removed by the operator, or by a later version
-            return None
-
-    async def _read(self, question: Callable[[], T]) -> T:
-        return await anyio.to_thread.run_sync(question, limiter=self._reading)
-
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(work, limiter=self._files)
 
@@ -519,15 +366,6 @@ async def _nothing(_: Callable[[Event], None]) -> None:
 
 def _inbox_wait(route: str, wait: Wait) -> InboxWait:
     return InboxWait(escape_name(f"{route}/{wait.name}" if route else wait.name), wait.why, wait.text)
-
-
-def _has_members(world: World, batch_id: str) -> bool:
-    roll = world.members.get(batch_id)
-    return roll is not None and bool(roll.ids)
-
-
-def _no_batch(batch_id: str) -> NoSuchJob:
-    return NoSuchJob(f"there is no batch {batch_id!r}")
 
 
 def _write_job_file(upload: Upload, names: list[str], job: Mapping[str, Any] | bytes) -> None:

@@ -21,6 +21,7 @@ from .model import Batch, Job, State
 from .rows import ATTEMPT_COLUMNS, BATCH_COLUMNS, JOB_COLUMNS, to_attempt, to_batch, to_job, translated
 
 _JOB = f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?"
+_LIVE = f"SELECT {JOB_COLUMNS} FROM jobs WHERE published = 0 ORDER BY seq"
 _ATTEMPTS = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE job_id = ? ORDER BY n"
 _BATCH = f"SELECT {BATCH_COLUMNS} FROM batches WHERE id = ?"
 _LIKE = "SELECT id FROM jobs WHERE id >= ? AND id < ? ORDER BY seq DESC LIMIT ?"
@@ -101,6 +102,11 @@ class History:
         with translated(self._path):
             row = self._connection.execute(_JOB, (job_id,)).fetchone()
             return self._whole(row) if row else None
+
+    def live_jobs(self) -> list[Job]:
+        """All jobs not yet published, in the order of ``seq``."""
+        with translated(self._path):
+            return [self._whole(row) for row in self._connection.execute(_LIVE).fetchall()]
 
     def job_of_key(self, key: str) -> Job | None:
         """The job that has this idempotency key."""

@@ -14,10 +14,10 @@ from msgspec.structs import replace
 
 from scripted import Bench, finish, launched, run_to_end
 from solvisor import desk as module
-from solvisor.desk import AmbiguousJob, Conflict, NoSuchJob
 from solvisor.errors import Refused
 from solvisor.history import Filters
 from solvisor.model import Job, State
+from solvisor.questions import AmbiguousJob, Conflict, NoSuchJob
 from waiting import eventually
 
 EVERYTHING = Filters()

@@ -11,9 +11,9 @@ import anyio
 import pytest
 
 from scripted import CONFIG, Bench, finish, launched, manifest, published, run_to_end
-from solvisor.desk import Conflict, NoSuchJob
 from solvisor.errors import Refused
 from solvisor.model import State
+from solvisor.questions import Conflict, NoSuchJob
 from solvisor.spool import Upload
 from solvisor.views import BatchRule, BatchView
 from waiting import eventually

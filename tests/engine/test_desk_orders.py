@@ -14,11 +14,11 @@ import pytest
 from scripted import CONFIG, Bench, launched, manifest, published, run_to_end
 from solvisor import config as configuration
 from solvisor import desk
-from solvisor.desk import Conflict, NoSuchJob
 from solvisor.engine import Stopping
 from solvisor.errors import Refused
 from solvisor.history import Filters
 from solvisor.model import Request
+from solvisor.questions import Conflict, NoSuchJob
 from solvisor.spool import NotDurable, Take, Upload
 from solvisor.views import BatchRule, Submitted
 from waiting import eventually
@@ -88,7 +88,7 @@ async def test_what_is_sent_beside_the_files_is_kept_as_a_job_file(bench: Bench)
         ("a.x", b"\xff", None, "job_file_syntax"),
         ("a.x", b"x" * 70_000, None, "job_file_too_large"),
         ("job.toml", {"priority": 1}, None, "usage"),
-        ("a.x", None, "nobody-1", "no_such_job"),
+        ("a.x", None, "nobody-1", "no_such_batch"),
     ],
 )
 async def test_what_is_refused_leaves_nothing_behind(

@@ -1,4 +1,4 @@
-"""The routes: HTTP in, ``desk`` out. One function per route, and one table of them.
+"""The routes: HTTP in, ``desk`` out. One function per route, and one table of questions and one of the rest.
 
 Rules: everything outside the table is 404; every refusal is a problem document (RFC 9457) with a stable code. Bodies
 are bounded. Nothing is decided here about jobs.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Final, TypeVar
 
@@ -24,12 +24,13 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from solvisor import model
-from solvisor.desk import AmbiguousJob, Conflict, Desk, NoSuchJob
+from solvisor.desk import Desk
 from solvisor.engine import Stopping, Unsure
 from solvisor.errors import Refused, SolvisorError, StoreUnavailable
 from solvisor.history import Filters
 from solvisor.intake import FOLDER_JOB_FILE, is_job_file
 from solvisor.model import Job, State
+from solvisor.questions import AmbiguousJob, Conflict, NoSuchJob, Questions
 from solvisor.spool import Upload
 from solvisor.spool.reading import JobFolder
 from solvisor.views import BatchRule, Problem
@@ -52,7 +53,9 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 log = structlog.get_logger()
 
+Question = Callable[[Request, Questions], Awaitable[Response]]
 Handler = Callable[[Request, Desk], Awaitable[Response]]
+Answerer = Callable[[Request], Awaitable[Response]]
 
 Key = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00-\x1f\x7f-\x9f]{1,200}\Z")]
 
@@ -72,13 +75,29 @@ class _CancelBody(msgspec.Struct, forbid_unknown_fields=True):
 
 def make_app(desk: Desk, folders: JobFolder) -> Starlette:
     """The application that answers for ``desk``; ``folders`` reads what jobs left."""
-    by_path: dict[str, dict[str, Handler]] = {}
-    for method, path, handler in ROUTES:
-        by_path.setdefault(path, {})[method] = handler
+    questions = [("GET", path, _asking(handler, desk)) for path, handler in QUESTIONS]
+    rest = [(method, path, _asking(handler, desk)) for method, path, handler in ROUTES]
+    return _application([*questions, *rest], folders)
+
+
+def make_reader(questions: Questions, folders: JobFolder) -> Starlette:
+    """The application that answers questions about jobs and takes no orders."""
+    return _application([("GET", path, _asking(handler, questions)) for path, handler in QUESTIONS], folders)
+
+
+def _asking(handler: Callable[[Request, T], Awaitable[Response]], asked: T) -> Answerer:
+    async def answer(request: Request) -> Response:
+        return await handler(request, asked)
+
+    return answer
+
+
+def _application(routes: Sequence[tuple[str, str, Answerer]], folders: JobFolder) -> Starlette:
+    by_path: dict[str, dict[str, Answerer]] = {}
+    for method, path, answerer in routes:
+        by_path.setdefault(path, {})[method] = answerer
     app = Starlette(
-        routes=[
-            Route(path, partial(_answer, handlers, desk), methods=[*handlers]) for path, handlers in by_path.items()
-        ],
+        routes=[Route(path, partial(_answer, answerers), methods=[*answerers]) for path, answerers in by_path.items()],
         exception_handlers={404: _not_found, 405: _not_allowed},
     )
     app.router.redirect_slashes = False
@@ -94,7 +113,7 @@ async def _status(_: Request, desk: Desk) -> Response:
     return _json(desk.status())
 
 
-async def _jobs(request: Request, desk: Desk) -> Response:
+async def _jobs(request: Request, questions: Questions) -> Response:
     query = _only(request, "state", "solver", "user", "project", "batch", "since", "limit", "cursor")
     filters = Filters(
         states=tuple(_state(text) for text in query.getlist("state")),
@@ -105,31 +124,31 @@ async def _jobs(request: Request, desk: Desk) -> Response:
         since_us=_number(query.get("since"), "since"),
     )
     limit = _number(query.get("limit"), "limit")
-    return _json(await desk.page(filters, query.get("cursor"), PAGE if limit is None else limit))
+    return _json(await questions.page(filters, query.get("cursor"), PAGE if limit is None else limit))
 
 
-async def _job(request: Request, desk: Desk) -> Response:
-    job = await _found(request, desk)
+async def _job(request: Request, questions: Questions) -> Response:
+    job = await _found(request, questions)
     seconds = _seconds(request)
     if seconds:
-        await desk.wait_finished(job.id, seconds)
-        job = await desk.find(job.id, None)
-    return _json(await desk.view(job))
+        await questions.wait_finished(job.id, seconds)
+        job = await questions.find(job.id, None)
+    return _json(await questions.view(job))
 
 
-async def _explain(request: Request, desk: Desk) -> Response:
-    return _json(await desk.explain(await _found(request, desk)))
+async def _explain(request: Request, questions: Questions) -> Response:
+    return _json(await questions.explain(await _found(request, questions)))
 
 
-async def _manifest(request: Request, desk: Desk) -> Response:
-    job = await _found(request, desk)
-    desk.must_be_published(job)
+async def _manifest(request: Request, questions: Questions) -> Response:
+    job = await _found(request, questions)
+    questions.must_be_published(job)
     return await _file_answer(request, job, "manifest.json", "application/json")
 
 
-async def _file(request: Request, desk: Desk) -> Response:
-    job = await _found(request, desk)
-    desk.must_be_published(job)
+async def _file(request: Request, questions: Questions) -> Response:
+    job = await _found(request, questions)
+    questions.must_be_published(job)
     return await _file_answer(request, job, request.path_params["path"], "application/octet-stream")
 
 
@@ -152,8 +171,8 @@ async def _file_answer(request: Request, job: Job, path: str, kind: str) -> Resp
     return StreamingResponse(content(), media_type=kind, headers={"Content-Length": str(size)})
 
 
-async def _log(request: Request, desk: Desk) -> Response:
-    job = await _found(request, desk)
+async def _log(request: Request, questions: Questions) -> Response:
+    job = await _found(request, questions)
     which = request.path_params["which"]
     if which not in ("stdout", "stderr"):
         raise NoSuchFile(f"there is no log {which!r}; there are stdout and stderr")
@@ -257,8 +276,8 @@ async def _open_batch(request: Request, desk: Desk) -> Response:
     return _json(await desk.open_batch(await _body(request, BatchRule), await user_of(request.scope)), 201)
 
 
-async def _batch(request: Request, desk: Desk) -> Response:
-    return _json(await desk.batch(request.path_params["batch"], _seconds(request)))
+async def _batch(request: Request, questions: Questions) -> Response:
+    return _json(await questions.batch(request.path_params["batch"], _seconds(request)))
 
 
 async def _close_batch(request: Request, desk: Desk) -> Response:
@@ -271,21 +290,25 @@ async def _cancel_batch(request: Request, desk: Desk) -> Response:
     return _json(await desk.cancel_batch(request.path_params["batch"], user, running=body.running))
 
 
+QUESTIONS: Final[tuple[tuple[str, Question], ...]] = (
+    ("/v1/jobs", _jobs),
+    ("/v1/jobs/{job}", _job),
+    ("/v1/jobs/{job}/explain", _explain),
+    ("/v1/jobs/{job}/manifest", _manifest),
+    ("/v1/jobs/{job}/logs/{which}", _log),
+    ("/v1/jobs/{job}/files/{path:path}", _file),
+    ("/v1/batches/{batch}", _batch),
+)
+"""What can be asked of a home, also where no daemon runs: all are GET."""
+
 ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("GET", "/v1/status", _status),
-    ("GET", "/v1/jobs", _jobs),
     ("POST", "/v1/jobs", _submit),
-    ("GET", "/v1/jobs/{job}", _job),
-    ("GET", "/v1/jobs/{job}/explain", _explain),
-    ("GET", "/v1/jobs/{job}/manifest", _manifest),
-    ("GET", "/v1/jobs/{job}/logs/{which}", _log),
-    ("GET", "/v1/jobs/{job}/files/{path:path}", _file),
     ("POST", "/v1/jobs/{job}/cancel", _cancel),
     ("POST", "/v1/jobs/{job}/retry", _retry),
     ("POST", "/v1/pause", _pause),
     ("POST", "/v1/resume", _resume),
     ("POST", "/v1/batches", _open_batch),
-    ("GET", "/v1/batches/{batch}", _batch),
     ("POST", "/v1/batches/{batch}/close", _close_batch),
     ("POST", "/v1/batches/{batch}/cancel", _cancel_batch),
 )
@@ -300,10 +323,10 @@ class NoSuchFile(SolvisorError):
     code = "no_such_file"
 
 
-async def _answer(handlers: Mapping[str, Handler], desk: Desk, request: Request) -> Response:
-    """The answer of the method's handler, or the problem document of what it raised."""
+async def _answer(answerers: Mapping[str, Answerer], request: Request) -> Response:
+    """The answer to the method, or the problem document of what was raised instead."""
     try:
-        return await handlers["GET" if request.method == "HEAD" else request.method](request, desk)
+        return await answerers["GET" if request.method == "HEAD" else request.method](request)
     except ClientDisconnect:
         return Response(status_code=499)
     except SolvisorError as error:
@@ -357,8 +380,8 @@ def _json(value: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
-async def _found(request: Request, desk: Desk) -> Job:
-    return await desk.find(request.path_params["job"], await user_of(request.scope))
+async def _found(request: Request, questions: Questions) -> Job:
+    return await questions.find(request.path_params["job"], await user_of(request.scope))
 
 
 async def _body(request: Request, kind: type[T]) -> T:

@@ -47,8 +47,8 @@ class Item:
 class Ledger:
     """``wish`` is how far the user wants it to end; ``stopped`` why nothing more is started, if not by the user.
 
-    ``began`` and ``ended`` are seconds of the monotonic clock; ``missing`` counts jobs whose results were to be brought
-    and are not there.
+    ``began`` and ``ended`` are seconds of the monotonic clock; ``brought`` counts jobs whose results were brought,
+    ``missing`` those whose results were to be and are not there.
     """
 
     solver: str
@@ -62,6 +62,7 @@ class Ledger:
     began: float | None = None
     ended: float | None = None
     missing: int = 0
+    brought: int = 0
 
     def progress(self) -> Progress:
         """Counts for the meter."""

@@ -13,13 +13,15 @@ import time
 from pathlib import Path, PurePath
 from typing import Final
 
+from solvisor.model import State
 from solvisor.names import escape_name
 from solvisor.views import JobPage, JobRow, Status, Submitted
+from solvisor_service.batch.idle import Idle
 from solvisor_service.batch.ledger import STOP, Item, Ledger
 from solvisor_service.batch.link import Left, Link
 from solvisor_service.batch.mail import Mailbox, Over, Said
 from solvisor_service.batch.progress import Progress
-from solvisor_service.client import Client, RequestRefused
+from solvisor_service.client import Client, RequestRefused, changed_configuration
 from solvisor_service.download import DownloadFailed, fetch
 from solvisor_service.targets import JOB_FILE_SUFFIX, UsageError
 
@@ -67,7 +69,7 @@ class Life:
         self._check(self._link.attach())
         if ledger.wish:
             return
-        ledger.batch = self._link.ask_once(lambda client: client.open_batch(ledger.rule)).id
+        ledger.batch = self._link.batch = self._link.ask_once(lambda client: client.open_batch(ledger.rule)).id
         ledger.began = time.monotonic()
         try:
             threading.Thread(target=self._send, args=(ledger.batch,), daemon=True).start()
@@ -81,7 +83,8 @@ class Life:
         """Say what can be seen to be wrong before anything is sent."""
         if self._ledger.solver not in status.solvers:
             known = ", ".join(status.solvers) or "none"
-            raise UsageError(f"there is no solver {self._ledger.solver} on {status.home}; there are: {known}")
+            text = f"there is no solver {self._ledger.solver} on {status.home}; there are: {known}"
+            raise UsageError("; ".join(filter(None, [text, changed_configuration(status)])))
         asked = self._ledger.rule.max_jobs
         if asked is not None and asked > status.jobs.total:
             text = f"--max-jobs {asked}: the daemon runs at most {status.jobs.total} jobs at once (max_jobs)"
@@ -107,12 +110,13 @@ class Life:
         prepared = item.prepared
         if prepared is None:  # refused before it was sent
             return
+        key = prepared.key or f"{batch}/{item.index}"
 
         def submit(client: Client) -> Submitted:
             for upload in prepared.uploads:  # a file that is gone must not look like a daemon that is gone
                 upload.path.open("rb").close()
             item.sent = True
-            return client.submit(prepared.uploads, prepared.job, batch=batch, key=f"{batch}/{item.index}")
+            return client.submit(prepared.uploads, prepared.job, batch=batch, key=key)
 
         try:
             item.id = self._link.ask(submit).id
@@ -127,7 +131,7 @@ class Life:
 
     def _watch(self, batch: str) -> None:
         """Until every job has its end; what the user wishes is passed on."""
-        ledger, passed_on = self._ledger, 0
+        ledger, passed_on, idle = self._ledger, 0, Idle()
         while True:
             if self._sender_fault is not None:
                 raise self._sender_fault
@@ -145,7 +149,23 @@ class Life:
                 self._look_up(batch)
             if view.over:
                 return
+            if idle.is_due(view, time.monotonic()):
+                self._tell_why(idle)
             self._link.rest(asked + PACE_SECONDS - time.monotonic())
+
+    def _tell_why(self, idle: Idle) -> None:
+        """Say what the first job waits for that is known to be queued."""
+        jobs = self._ledger.jobs
+        rows = (jobs.get(item.id) for item in self._ledger.items if item.id is not None)
+        first = next((row.id for row in rows if row is not None and row.state is State.QUEUED), None)
+        if first is None:
+            return
+        try:
+            words = idle.words(self._link.ask(lambda client: client.explain(first)))
+        except RequestRefused:  # it is gone
+            return
+        if words is not None:
+            self._mailbox.put(Said(words))
 
     def _cancel(self, batch: str, *, running: bool) -> None:
         self._link.ask(lambda client: client.cancel_batch(batch, running=running))
@@ -190,6 +210,7 @@ class Life:
             self._mailbox.put(Said(f"the results of {job} did not come: {error}"))
         else:
             self._ledger.missing -= 1
+            self._ledger.brought += 1
 
 
 def stem_of(given: str) -> str:

@@ -8,6 +8,8 @@ no jobs and no signals; ``leave`` is how waiting is broken off.
 
 from __future__ import annotations
 
+import os
+import shlex
 import threading
 import time
 from collections.abc import Callable
@@ -48,15 +50,27 @@ class Left(Exception):
 
 
 class Link:
-    """The daemon of ``home``. ``tell`` gets sentences for the user."""
+    """The daemon of ``home``. ``tell`` gets sentences for the user.
+
+    ``config`` is for a daemon that is started here; ``chosen``: the user named it, and hears if it is not used.
+    """
 
     def __init__(
-        self, home: Path, config: Path, tell: Callable[[str], None], patience: float = PATIENCE_SECONDS
+        self,
+        home: Path,
+        config: Path,
+        tell: Callable[[str], None],
+        patience: float = PATIENCE_SECONDS,
+        *,
+        chosen: bool = False,
     ) -> None:
         self._home = home
+        self._option = f"--home {shlex.quote(os.fspath(home))}"
         self._config = config
         self._tell = tell
         self._patience = patience
+        self._chosen = chosen
+        self.batch: str | None = None  # what a daemon that is started again has to take up
         self._client = Client(home)
         self._child: Embedded | None = None
         self._restarts = 0
@@ -85,6 +99,9 @@ class Link:
                     self._attached = True
                     self._may_start = ends_with_its_client(status.pid)
                     self._recovered()
+                    if self._chosen and (self._child is None or self._child.pid != status.pid):
+                        own = f"the daemon that runs on {self._home} has read its own configuration"
+                        self._tell(f"{own}; --config {self._config} is not used")
                     return status
                 self._trouble(f"the daemon on {self._home} is stopping; waiting for its end")
                 trouble = f"the daemon on {self._home} was still stopping after {duration(self._patience)}"
@@ -155,14 +172,14 @@ class Link:
                 self._tell(f"{child.failure()}; starting it again")
             if self._may_start and time.monotonic() >= self._start_after:
                 if not self._config.exists():
-                    how = f"make one with: solvisor init --home {self._home}"
+                    how = f"make one with: solvisor init {self._option}"
                     raise UsageError(f"there is no configuration {self._config}; {how}")
-                self._child = Embedded(self._home, self._config)
+                self._child = Embedded(self._home, self._config, self.batch)
 
     def _pause(self, deadline: float, trouble: str) -> None:
         self.rest(_PAUSE_SECONDS)
         if time.monotonic() > deadline:
-            raise Away(f"{trouble}; what it has accepted stays in its home: solvisor status --home {self._home}")
+            raise Away(f"{trouble}; what it has accepted stays in its home: solvisor status {self._option}")
 
     def _trouble(self, text: str) -> None:
         """Tell it once, whichever thread meets it first."""

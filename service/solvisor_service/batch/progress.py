@@ -61,10 +61,21 @@ def redrawn(progress: Progress, seconds: float, width: int, *, fancy: bool) -> s
 
 
 class Meter:
-    """Shows progress and says things on ``stream``. ``clock`` gives seconds; call ``tick`` about twice a second."""
+    """Shows progress and says things on ``stream``. ``clock`` gives seconds; call ``tick`` about twice a second.
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float], *, silent: bool = False) -> None:
+    ``reword`` makes what is said fit the command line that was typed.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO,
+        clock: Callable[[], float],
+        *,
+        silent: bool = False,
+        reword: Callable[[str], str] = str,
+    ) -> None:
         self._stream = stream
+        self._reword = reword
         self._clock = clock
         self._silent = silent
         self._redraws = stream.isatty() and os.environ.get("TERM") != "dumb"
@@ -96,7 +107,7 @@ class Meter:
         """A sentence that stays; also where progress is not shown."""
         erase = _ERASE if self._drawn else ""
         self._drawn = ""
-        self._write(f"{erase}solvisor: {clean(text)}\n")
+        self._write(f"{erase}solvisor: {clean(self._reword(text))}\n")
         self.tick()
 
     def end(self) -> None:

@@ -23,30 +23,45 @@ INPUT_MAX: Final = 40
 _STYLES: Final = {"succeeded": "green", "failed": "bold red", "rejected": "red", "cancelled": "yellow"}
 
 
-def show(summary: Summary, out: Console, *, home: Path, folder: Path | None, options: str) -> None:
-    """Print it. ``folder`` is where results were brought; ``options`` are those that verbs need to find the home."""
+def show(summary: Summary, below: Sequence[tuple[str, str]], out: Console) -> None:
+    """Print the rows and, ``below`` them, what ``lines`` says."""
     rows = shown_rows(summary)
     _print_rows(rows, out)
     left_out = sum(row.state != "succeeded" for row in summary.rows) - len(rows) if len(rows) < summary.total else 0
     if left_out > 0:
         out.print(f"... and {left_out} more that did not succeed", soft_wrap=True)
-    lines = [("batch", sums(summary))]
-    if folder is not None:
-        lines.append(("results", f"{folder}/: summary.csv, summary.json and a folder for each job"))
-    elif summary.batch is not None:
-        lines.append(
-            ("results", f"{home}/done/ID/ and {home}/failed/ID/, ids: solvisor list{options} --batch {summary.batch}")
-        )
-    failed = next((row.id for row in summary.rows if row.state == "failed" and row.id is not None), None)
-    if failed is not None:
-        lines.append(("next", f"solvisor explain{options} {failed}"))
-    if summary.unfinished:
-        text = f"{summary.unfinished} are not finished: what was accepted stays in {home} and goes on with its daemon"
-        lines.append(("open", text))
     if rows:
         out.print()
-    for label, text in lines:
+    for label, text in below:
         out.print(f"{label:<9}{clean(text)}", soft_wrap=True)  # the terminal wraps it, so that it can be copied whole
+
+
+def lines(summary: Summary, *, home: Path, folder: Path | None, brought: int) -> Sequence[tuple[str, str]]:
+    """Labels and texts: the sums, where results are, what to do next.
+
+    ``folder`` is where the summary was written, with the results of ``brought`` jobs.
+    """
+    found = [("batch", sums(summary))]
+    jobs = sum(row.id is not None for row in summary.rows)
+    kept = f"{home}/done/ID/ and {home}/failed/ID/, ids: solvisor list --batch {summary.batch}"
+    if not jobs and not summary.unfinished:
+        kept = "no input became a job, and of what is refused nothing is kept"
+    if folder is None:
+        found.append(("results", kept))
+    elif jobs and brought == jobs:
+        found.append(("results", f"{folder}/: summary.csv, summary.json and a folder for each job"))
+    elif brought:
+        found.append(("results", f"{folder}/: summary.csv, summary.json and a folder for {brought} of {jobs} jobs"))
+        found.append(("", f"the others: {kept}"))
+    else:
+        found.append(("results", f"{folder}/: summary.csv and summary.json; {kept}"))
+    failed = next((row.id for row in summary.rows if row.state == "failed" and row.id is not None), None)
+    if failed is not None:
+        found.append(("next", f"solvisor explain {failed}"))
+    if summary.unfinished:
+        text = f"{summary.unfinished} are not finished: what was accepted stays in {home} and goes on with its daemon"
+        found.append(("open", text))
+    return found
 
 
 def shown_rows(summary: Summary) -> Sequence[Row]:
@@ -64,7 +79,8 @@ def sums(summary: Summary) -> str:
         counts = [f"{text} ({summary.timeout} out of time)" if text.endswith("failed") else text for text in counts]
     jobs = "1 job" if summary.total == 1 else f"{summary.total} jobs"
     text = f"{jobs} in {duration(summary.seconds)}: {', '.join(counts)}"
-    if summary.parallel_gain is not None and summary.parallel_gain >= 1.1:
+    whole = not (summary.interrupted or summary.cancelled or summary.unfinished)
+    if whole and summary.parallel_gain is not None and summary.parallel_gain >= 1.1:
         text += f"; {summary.parallel_gain:.1f} times as fast as one after the other"
     if summary.stopped_early:
         text += "; stopped at the first failure"

@@ -8,11 +8,13 @@ modules are imported by the function that needs them, for ``--help`` and the cli
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn, TextIO
 
 from solvisor import __version__
 from solvisor.errors import SolvisorError
@@ -42,55 +44,128 @@ VERBS = (
 
 EXIT_INTERRUPTED = 130
 
+_OUTPUT_LOST = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What writing to stdout or stderr may end with, where these lie on a disk or a terminal."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``solvisor``; returns the exit status."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # whoever started this closed it
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  until the end of the program
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a locale that lacks a character is no reason to fail
+    arguments = argparse.Namespace()
     try:
-        arguments = parser().parse_args(argv)
+        parser().parse_args(argv, arguments)
         status: int = arguments.run(arguments)
         sys.stdout.flush()
     except SolvisorError as error:
-        complain(error)
-        return error.exit_status
+        return _failed(error, error.exit_status, arguments)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up(sys.stdout)
         return 1
     except OSError as error:
-        if error.filename is None:
+        if error.filename is not None:
+            return _failed(f"{os.fsdecode(error.filename)}: {error.strerror}", 1, arguments)
+        if error.errno not in _OUTPUT_LOST:
             raise
-        complain(f"{os.fsdecode(error.filename)}: {error.strerror}")
-        return 1
+        _give_up(sys.stdout)
+        return _failed(f"what is to be printed cannot be written: {error.strerror}", 1, arguments)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return status
 
 
+def _failed(error: SolvisorError | str, status: int, arguments: argparse.Namespace) -> int:
+    """Say it; where that cannot be written either, the exit status is all that is left to say."""
+    try:
+        complain(error, arguments)
+    except OSError:
+        _give_up(sys.stdout)
+        _give_up(sys.stderr)
+    return status
+
+
+def _give_up(stream: TextIO) -> None:
+    """Let nothing more of a stream reach the file that takes none; the interpreter flushes it when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of all verbs."""
-    whole = argparse.ArgumentParser(
+    whole = _Parser(
         prog="solvisor", description="A supervisor for simulation solvers: drop an input, find a finished result."
     )
     whole.add_argument("--version", action="version", version=f"solvisor {__version__}")
-    verbs = whole.add_subparsers(metavar="VERB", required=True, parser_class=_VerbParser)
+    verbs = whole.add_subparsers(metavar="VERB", required=True)
     for name in VERBS:
         importlib.import_module(f".verbs.{name}", __package__).add(verbs)
     return whole
 
 
-class _VerbParser(argparse.ArgumentParser):
-    """A parser that lets options stand between names: ``submit a.inp --cpus 2 b.inp``."""
+class _Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong itself, with its own usage, and lets options stand between names.
 
-    _mixing = False
+    Of ``submit a.inp --cpus 2 b.inp -- -c.inp`` the names are a.inp, b.inp and -c.inp.
+    """
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # overloads in its base
-        has_actions = any(action.nargs == argparse.PARSER for action in self._actions)
-        if self._mixing or has_actions:
-            return super().parse_known_args(args, namespace)
-        self._mixing = True  # for the intermixed parser calls this method in its turn
-        try:
-            return self.parse_known_intermixed_args(args, namespace)
-        finally:
-            self._mixing = False
+        """Parse all of them: nothing is left unknown."""
+        words = sys.argv[1:] if args is None else list(args)
+        verbs = next((action for action in self._actions if action.nargs == argparse.PARSER), None)
+        if verbs is None:
+            words = self._options_first(words)
+        elif words:
+            self._check_verb(words[0], verbs)
+        namespace, unknown = super().parse_known_args(words, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(word for word in unknown if word != '--')}")
+        return namespace, unknown
+
+    def _options_first(self, words: Sequence[str]) -> list[str]:
+        """The same words as options with their values, ``--``, names: the one order that every argparse reads alike."""
+        options: list[str] = []
+        names: list[str] = []
+        left = iter(words)
+        for word in left:
+            if word == "--":
+                names += left
+            elif word.startswith("-") and word != "-":
+                options.append(word)
+                if self._takes_next(word):
+                    options += [value for value in [next(left, None)] if value is not None]
+            else:
+                names.append(word)
+        return [*options, "--", *names] if names else options
+
+    def _takes_next(self, word: str) -> bool:
+        """Whether the value of this option is the next word; argparse also takes the beginning of a long option."""
+        if not word.startswith("--"):
+            return any(a.nargs is None and word in a.option_strings for a in self._actions)
+        meant = [a for a in self._actions if any(option == word for option in a.option_strings)]
+        meant = meant or [a for a in self._actions if any(option.startswith(word) for option in a.option_strings)]
+        return any(action.nargs is None for action in meant)
+
+    def _check_verb(self, word: str, verbs: argparse.Action) -> None:
+        """Say what can be meant by a first word that is neither a verb nor an option that stands before it."""
+        known = list(verbs.choices or ())
+        if word.startswith("-"):
+            own = [option for action in self._actions for option in action.option_strings]
+            if not any(option.startswith(word) for option in own):
+                self.error(f"{word} stands after what is to be done: {self.prog} {verbs.metavar} {word} ...")
+        elif word not in known:
+            import difflib
+
+            near = difflib.get_close_matches(word, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+            self.error(f"no such {str(verbs.metavar).lower()}: {word!r}; {hint}")
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2, as every wrong use."""
+        from solvisor_service.cli.text import harmless
+
+        super().error(harmless(message))

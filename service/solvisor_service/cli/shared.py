@@ -1,16 +1,20 @@
-"""What verbs have in common: where the home is, who answers for it, how a verb is declared, how JSON is printed."""
+"""What verbs have in common: where the home is, who answers for it, how a verb is declared, how JSON is printed.
+
+Also how what a user typed is read, and how a hint is told so that it can be typed again.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import socket
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from solvisor.errors import SolvisorError
+from solvisor.errors import HomeError, SolvisorError
 
 if TYPE_CHECKING:
     from solvisor_service.client import Client
@@ -24,6 +28,12 @@ EXIT_TIMEOUT: Final = 124
 FILES: Final[Mapping[str, str]] = {"bash": "_shtab_compgen_files", "zsh": "_files"}
 FOLDERS: Final[Mapping[str, str]] = {"bash": "_shtab_compgen_dirs", "zsh": "_files -/"}
 """How a shell completes an argument (``action.complete``); spelled out, for importing shtab costs every verb."""
+
+_COMMAND: Final = re.compile(
+    r"\bsolvisor ((?:config (?:check|show)|service install|init|serve|run|submit|status|list|show|logs|get|wait|cancel"
+    r"|retry|pause|resume|explain|try|doctor)\b)(?![\w-])(?! --h)"
+)
+"""A command in a text, of a verb that takes ``--home`` and is told without it."""
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What ``add_subparsers`` returns."""
@@ -53,7 +63,7 @@ def add_verb(
     )
     if with_config:
         config = "the configuration (default: solvisor.toml in the home)"
-        completed(verb.add_argument("--config", metavar="FILE", help=config), FILES)
+        completed(verb.add_argument("--config", metavar="FILE", type=given, help=config), FILES)
     if with_json:
         verb.add_argument("--json", action="store_true", help="print JSON, for programs")
     verb.set_defaults(run=run)
@@ -68,17 +78,22 @@ def completed(argument: argparse.Action, how: Mapping[str, str]) -> None:
 def _home_options() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(add_help=False)
     home = "the home directory (default: $SOLVISOR_HOME, else your own)"
-    completed(options.add_argument("--home", metavar="DIR", help=home), FOLDERS)
+    completed(options.add_argument("--home", metavar="DIR", type=given, help=home), FOLDERS)
     return options
 
 
 def home_of(arguments: argparse.Namespace) -> Path:
-    """The home: ``--home``, else ``SOLVISOR_HOME``, else the user's own, else the system's if it exists."""
-    named = _named_home(arguments)
-    if named is not None:
-        return named
-    own = _own_home()
-    return SYSTEM_HOME if SYSTEM_HOME.exists() and not own.exists() else own
+    """The home: ``--home``, else ``SOLVISOR_HOME``, else the user's own, else the system's if it exists.
+
+    Raises ``HomeError`` if that is something else than a folder.
+    """
+    home = _named_home(arguments)
+    if home is None:
+        own = _own_home()
+        home = SYSTEM_HOME if SYSTEM_HOME.exists() and not own.exists() else own
+    if os.path.exists(home) and not os.path.isdir(home):
+        raise HomeError(f"{home} is not a folder, so it cannot be a home; name another one: --home DIR")
+    return home
 
 
 def _named_home(arguments: argparse.Namespace) -> Path | None:
@@ -119,6 +134,26 @@ def client_of(arguments: argparse.Namespace) -> Client:
     return Client(live_home(arguments))
 
 
+def reader_of(arguments: argparse.Namespace) -> Client:
+    """A client for questions about jobs: where no daemon runs, the home itself is read, and that is said."""
+    from solvisor_service.client import Client, NotRunning
+
+    home = live_home(arguments)
+    client = Client(home)
+    try:
+        client.must_run()
+    except NotRunning:
+        if not os.access(home / "state" / "solvisor.db", os.R_OK):
+            raise
+        from solvisor_service.cli.text import harmless
+        from solvisor_service.offline import OfflineClient
+
+        text = f"solvisor: no daemon is running on {home}; this is what its home says"
+        print(harmless(text), file=sys.stderr)
+        return OfflineClient(home, config_of(arguments))
+    return client
+
+
 def _answers(home: Path) -> bool:
     """Whether a daemon listens on this home, also one that this user may not talk to."""
     if sys.platform == "win32":
@@ -134,6 +169,49 @@ def _answers(home: Path) -> bool:
     return True
 
 
+def homed(text: str, arguments: argparse.Namespace) -> str:
+    """``text`` with the ``--home`` that was given in every command that it tells, so that it can be pasted."""
+    home = getattr(arguments, "home", None)
+    if home is None:
+        return text
+    import shlex
+
+    option = shlex.quote(home)
+    return _COMMAND.sub(lambda command: f"{command[0]} --home {option}", text)
+
+
+def given(text: str) -> str:
+    """The value of an option or a name, for argparse: an empty one is most likely a variable that is not set."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; is a variable not set?")
+    return text
+
+
+def text_given(text: str) -> str:
+    """The same, for what is no name of a file: text that can be sent."""
+    try:
+        given(text).encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!a} is not UTF-8") from None
+    return text
+
+
+def path_given(text: str) -> Path:
+    """A path, for argparse; an empty one is not the working folder."""
+    return Path(given(text))
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """What reads a whole number from ``least`` (0 or more) on, for argparse."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: write a whole number from {least} on")
+        return int(text)
+
+    return read
+
+
 def seconds(text: str) -> float:
     """The value of an option that is a duration (``10m``), for argparse."""
     from solvisor.units import parse_duration
@@ -145,29 +223,32 @@ def seconds(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r}: {reason}; write it like 30s, 10m, 2h or 1d") from None
 
 
-def for_each(names: Iterable[str], act: Callable[[str], None]) -> int:
-    """Do the same to every job that is named; what is refused of one keeps no other from its turn.
+def for_each(arguments: argparse.Namespace, act: Callable[[str], None]) -> int:
+    """Do the same to every one of ``arguments.jobs``; what is refused of one keeps no other from its turn.
 
     Returns the exit status of the first that was refused, 0 if none was.
     """
     from solvisor_service.client import RequestRefused
 
     status = 0
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys(arguments.jobs):
         try:
             act(name)
         except RequestRefused as refused:
-            complain(refused)
+            complain(refused, arguments)
             status = status or refused.exit_status
     return status
 
 
-def complain(error: SolvisorError | str, about: str = "") -> None:
-    """Say on stderr what went wrong, with what (unless the error says so), and which jobs could have been meant."""
+def complain(error: SolvisorError | str, arguments: argparse.Namespace, *, about: str = "", more: str = "") -> None:
+    """Say on stderr what went wrong, and which jobs could have been meant.
+
+    ``about`` is what it was about (left out where the error says so), ``more`` what the command line can add.
+    """
     from solvisor_service.cli.text import harmless
 
     sys.stdout.flush()  # what was said before this stands before it where both go to one place
-    text = str(error)
+    text = homed(f"{error}{more}", arguments)
     if about and not text.startswith((f"{about} ", f"{about}:")):
         text = f"{about}: {text}"
     print(harmless(f"solvisor: {text}"), file=sys.stderr)

@@ -110,7 +110,8 @@ def table(
     """Print aligned columns; strings are cleaned first. Columns that are empty all the way down are left out.
 
     The column ``wrap`` (default: the last) takes what room the terminal has left and wraps in it; where that is too
-    little, the cells of a row flow over several lines. ``right`` are the columns that are aligned to the right.
+    little, the cells of a row flow over several lines, and a row that begins with an empty cell is indented. ``right``
+    are the columns that are aligned to the right.
     """
     from rich.text import Text
 
@@ -126,7 +127,9 @@ def table(
     if out.is_terminal and widths[flexible] > room:
         if room < _NARROWEST:
             for row in lines:
-                _put_flowing(out, [row[at] for at in filled if row[at].cell_len], indent)
+                belongs_above = not row[filled[0]].cell_len
+                told = [row[at] for at in filled if row[at].cell_len]
+                _put_flowing(out, told, indent + _GAP * belongs_above, indent + 2 * _GAP)
             return
         widths[flexible] = room
     for row in lines:
@@ -159,11 +162,11 @@ def _put(
     out.print(line, soft_wrap=True)
 
 
-def _put_flowing(out: Console, cells: Sequence[Text], indent: int) -> None:
-    """Print cells one after the other on as many lines as they need; those that follow are indented."""
+def _put_flowing(out: Console, cells: Sequence[Text], indent: int, further: int) -> None:
+    """Print cells one after the other on as many lines as they need; those that follow are indented ``further``."""
     from rich.text import Text
 
-    line, below = Text(" " * indent), Text(" " * (indent + 2 * _GAP))
+    line, below = Text(" " * indent), Text(" " * further)
     for cell in cells:
         if line.plain.strip() and line.cell_len + cell.cell_len > out.width:
             line.rstrip()

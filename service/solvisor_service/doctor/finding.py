@@ -6,6 +6,7 @@ nothing.
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -76,6 +77,11 @@ class Subject:
         self.home = home
         self.config_path = config
         self.mounts = mounts
+
+    @property
+    def option(self) -> str:
+        """The home as an option of a command that can be pasted."""
+        return f"--home {shlex.quote(str(self.home))}"
 
     @cached_property
     def config(self) -> Config | None:

@@ -54,7 +54,7 @@ def holder_of(home: Path, locks: Path = Path("/proc/locks")) -> Holder | None:
     lock = home / "state" / "lock"
     try:
         found = lock.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         signature = msgspec.json.decode(lock.read_bytes(), type=_Signature)

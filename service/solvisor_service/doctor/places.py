@@ -46,7 +46,7 @@ def home(subject: Subject) -> Iterator[Finding]:
     try:
         found = layout.root.stat()
     except (FileNotFoundError, NotADirectoryError):
-        yield fault(f"there is no {layout.root}", f"run: solvisor init --home {layout.root}")
+        yield fault(f"there is no {layout.root}", f"run: solvisor init {subject.option}")
         return
     owner = user_name(found.st_uid)
     if not os.access(layout.root, os.R_OK | os.X_OK):
@@ -186,7 +186,7 @@ def database(subject: Subject) -> Iterator[Finding]:
     path = subject.layout.db
     try:
         length = path.stat().st_size
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         yield note("there is none yet; it comes with the first start")
         return
     held = subject.holder is not None

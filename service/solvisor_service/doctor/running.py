@@ -36,7 +36,7 @@ def daemon(subject: Subject) -> Iterator[Finding]:
     """Who holds the home."""
     holder = subject.holder
     if holder is None:
-        yield note("none runs on this home", f"solvisor serve --home {subject.home}, or start its unit")
+        yield note("none runs on this home", f"solvisor serve {subject.option}, or start its unit")
         return
     since = f" since {holder.since}" if holder.since else ""
     try:

@@ -44,7 +44,7 @@ def configuration(subject: Subject) -> Iterator[Finding]:
     """Every fault and warning of the file; whether its solvers fit this machine."""
     path = subject.config_path
     if not path.exists():
-        yield fault(f"there is no {path}", f"run: solvisor init --home {subject.home}")
+        yield fault(f"there is no {path}", f"run: solvisor init {subject.option}")
         return
     if not os.access(path, os.R_OK):
         yield note(f"{path} may not be read by this user", "look as the daemon's user, or as root")
@@ -61,7 +61,7 @@ def configuration(subject: Subject) -> Iterator[Finding]:
     if config.solver:
         yield ok(f"{path}: {len(config.solver)} solvers" if len(config.solver) > 1 else f"{path}: 1 solver")
     else:
-        yield warning(f"{path} declares no solver", f"run: solvisor init --update --home {subject.home}")
+        yield warning(f"{path} declares no solver", f"run: solvisor init --update {subject.option}")
 
 
 def notify(subject: Subject) -> Iterator[Finding]:

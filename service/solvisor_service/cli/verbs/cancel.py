@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from solvisor_service.cli.shared import Verbs, add_verb, client_of, for_each, print_json
+from solvisor_service.cli.shared import Verbs, add_verb, client_of, for_each, print_json, text_given
 
 if TYPE_CHECKING:
     from solvisor.views import JobView
@@ -30,7 +30,9 @@ def add(verbs: Verbs) -> None:
         with_json=True,
     )
     for verb in (cancel, retry):
-        verb.add_argument("jobs", nargs="+", metavar="JOB", help="an id, the beginning of one, or last")
+        verb.add_argument(
+            "jobs", nargs="+", metavar="JOB", type=text_given, help="an id, the beginning of one, or last"
+        )
 
 
 def _cancel(arguments: argparse.Namespace) -> int:
@@ -43,7 +45,7 @@ def _cancel(arguments: argparse.Namespace) -> int:
         else:
             print(f"{job.id}  {_ended(job)}")
 
-    return for_each(arguments.jobs, cancel)
+    return for_each(arguments, cancel)
 
 
 def _ended(job: JobView) -> str:
@@ -56,4 +58,4 @@ def _retry(arguments: argparse.Namespace) -> int:
     from solvisor_service.cli.verbs.submit import show_submitted
 
     client = client_of(arguments)
-    return for_each(arguments.jobs, lambda name: show_submitted(client.retry(name), as_json=arguments.json))
+    return for_each(arguments, lambda name: show_submitted(client.retry(name), as_json=arguments.json))

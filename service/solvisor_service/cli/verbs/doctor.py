@@ -7,7 +7,7 @@ import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from solvisor_service.cli.shared import Verbs, add_verb, config_of, home_of, print_json
+from solvisor_service.cli.shared import Verbs, add_verb, config_of, home_of, homed, print_json
 
 if TYPE_CHECKING:
     from solvisor_service.doctor import Finding
@@ -48,11 +48,11 @@ def _doctor(arguments: argparse.Namespace) -> int:
         rows = [{"check": check, **structs.asdict(finding)} for check, finding in findings]
         print_json({"findings": rows})
     else:
-        _print(str(subject.home), findings)
+        _print(str(subject.home), findings, arguments)
     return 1 if any(finding.level is Level.FAULT for _, finding in findings) else 0
 
 
-def _print(home: str, findings: list[tuple[str, Finding]]) -> None:
+def _print(home: str, findings: list[tuple[str, Finding]], arguments: argparse.Namespace) -> None:
     from rich.text import Text
 
     from solvisor_service.cli.text import clean, console, table
@@ -65,7 +65,7 @@ def _print(home: str, findings: list[tuple[str, Finding]]) -> None:
         label.stylize(_STYLES[finding.level])
         rows.append((label, check if check != before else "", finding.found))
         if finding.mend:
-            rows.append(("", "", Text(f"> {clean(finding.mend)}", "bold")))
+            rows.append(("", "", Text(f"> {clean(homed(finding.mend, arguments))}", "bold")))
         before = check
     table(out, [(f"solvisor doctor, {home}",)])
     out.print()

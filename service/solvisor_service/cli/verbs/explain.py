@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from solvisor_service.cli.shared import Verbs, add_verb, client_of, print_json
+from solvisor_service.cli.shared import Verbs, add_verb, homed, print_json, reader_of, text_given
 
 if TYPE_CHECKING:
     from solvisor.views import Explanation, Finding
@@ -21,19 +21,19 @@ def add(verbs: Verbs) -> None:
         examples="  solvisor explain last\n  solvisor explain riser-018",
         with_json=True,
     )
-    verb.add_argument("job", metavar="JOB", help="an id, the beginning of one, or last")
+    verb.add_argument("job", metavar="JOB", type=text_given, help="an id, the beginning of one, or last")
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    answer = client_of(arguments).explain(arguments.job)
+    answer = reader_of(arguments).explain(arguments.job)
     if arguments.json:
         print_json(answer)
     else:
-        _show(answer)
+        _show(answer, arguments)
     return 0
 
 
-def _show(answer: Explanation) -> None:
+def _show(answer: Explanation, arguments: argparse.Namespace) -> None:
     from rich.text import Text
 
     from solvisor_service.cli import text
@@ -48,13 +48,13 @@ def _show(answer: Explanation) -> None:
     if over and job.message:
         text.table(out, [[job.message]], indent=2)
     text.table(out, checks_rows(answer.checks), indent=2, wrap=1)
-    rows = [(labelled(finding.label), _words(finding)) for finding in answer.findings]
+    rows = [(labelled(finding.label), homed(_words(finding), arguments)) for finding in answer.findings]
     if job.state == "running" and job.started and job.run_seconds is not None:
         rows.append((labelled("since"), f"{clock(job.started)}, {text.duration(job.run_seconds)} so far"))
     if over:
         rows.append((labelled("files"), f"{job.folder}/"))
     if answer.next:
-        rows.append((labelled("next"), answer.next))
+        rows.append((labelled("next"), homed(answer.next, arguments)))
     text.table(out, rows, indent=2)
 
 

@@ -6,7 +6,18 @@ import argparse
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from solvisor_service.cli.shared import FILES, FOLDERS, Verbs, add_verb, client_of, completed, print_json
+from solvisor_service.cli.shared import (
+    FILES,
+    FOLDERS,
+    Verbs,
+    add_verb,
+    completed,
+    given,
+    path_given,
+    print_json,
+    reader_of,
+    text_given,
+)
 
 _EXAMPLES = """\
   solvisor get last                        all outputs and logs, into ./ID/
@@ -24,11 +35,11 @@ def add(verbs: Verbs) -> None:
         examples=_EXAMPLES,
         with_json=True,
     )
-    verb.add_argument("job", metavar="JOB", help="an id, the beginning of one, or last")
+    verb.add_argument("job", metavar="JOB", type=text_given, help="an id, the beginning of one, or last")
     files = "only these: names in the manifest (output/beam.frd, or beam.frd for short), or patterns"
-    completed(verb.add_argument("files", nargs="*", metavar="FILE", help=files), FILES)
+    completed(verb.add_argument("files", nargs="*", metavar="FILE", type=given, help=files), FILES)
     out = "where its folder is made (default: here)"
-    completed(verb.add_argument("--out", metavar="DIR", type=Path, default=Path(), help=out), FOLDERS)
+    completed(verb.add_argument("--out", metavar="DIR", type=path_given, default=Path(), help=out), FOLDERS)
     verb.add_argument("--inputs", action="store_true", help="the inputs as well")
 
 
@@ -36,7 +47,7 @@ def _get(arguments: argparse.Namespace) -> int:
     from solvisor_service.cli.text import clean
     from solvisor_service.download import DownloadFailed, fetch, results
 
-    client = client_of(arguments)
+    client = reader_of(arguments)
     job_id = client.job(arguments.job).id
     unmatched = set(arguments.files)
     brought: list[str] = []

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from solvisor.errors import HomeError
-from solvisor_service.cli.shared import Verbs, add_verb, config_of, home_of
+from solvisor_service.cli.shared import Verbs, add_verb, config_of, home_of, homed
 
 if TYPE_CHECKING:  # for quick verbs, what reads and searches is imported by the function that needs it
     from solvisor.config import Config
@@ -84,7 +84,8 @@ def _init(arguments: argparse.Namespace) -> int:
     else:
         from solvisor_service.cli import text
 
-        _show(f"Wrote {target}." if fresh else _update_sentence(target, added), rows, missing)
+        sentence = f"Wrote {target}." if fresh else _update_sentence(target, added)
+        _show(sentence, rows, missing, homed("solvisor init --update", arguments))
         if arguments.examples:
             print(text.clean(f"Inputs to try, and how each must end: {home / 'examples'}"))
         print("\nNext:", *map(text.clean, following), sep="\n  ")
@@ -184,7 +185,7 @@ def _update_sentence(target: Path, added: list[Row]) -> str:
     return f"Added to {target}: {', '.join(row.solver for row in added)}."
 
 
-def _show(sentence: str, rows: list[Row], missing: list[str]) -> None:
+def _show(sentence: str, rows: list[Row], missing: list[str], update: str) -> None:
     from solvisor_service.cli import text
 
     print(text.clean(sentence))
@@ -195,7 +196,7 @@ def _show(sentence: str, rows: list[Row], missing: list[str]) -> None:
     print()
     if all(row.status == "later" for row in rows):
         print("No solver that Solvisor has a table for is on the PATH. For your own program put a table into the file:")
-        print("it has a sample to change. Those installed later are added by: solvisor init --update")
+        print(text.clean(f"it has a sample to change. Those installed later are added by: {update}"))
     if missing:
         print(f"Looked for on the PATH and not found: {', '.join(missing)}.")
 

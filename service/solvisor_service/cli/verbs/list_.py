@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from solvisor.model import State
-from solvisor_service.cli.shared import Verbs, add_verb, client_of, print_json
+from solvisor_service.cli.shared import Verbs, add_verb, homed, print_json, reader_of, text_given, whole_number
 
 if TYPE_CHECKING:
     from solvisor.views import JobPage, JobRow
@@ -32,17 +32,11 @@ def add(verbs: Verbs) -> None:
     states = [state.value for state in State]
     option("--state", action="append", choices=states, metavar="STATE", help=f"one of {', '.join(states)}; repeatable")
     for name in ("solver", "user", "project", "batch"):
-        option(f"--{name}", metavar="NAME" if name != "batch" else "ID", help=f"of this {name}")
+        option(f"--{name}", metavar="NAME" if name != "batch" else "ID", type=text_given, help=f"of this {name}")
     option("--since", metavar="WHEN", type=_since, help="submitted since: 2h ago, or 2026-11-01, or 2026-11-01T08:00")
     amount = verb.add_mutually_exclusive_group()
-    amount.add_argument("--limit", metavar="N", type=_count, default=20, help="at most so many (default: 20)")
+    amount.add_argument("--limit", metavar="N", type=whole_number(1), default=20, help="at most so many (default: 20)")
     amount.add_argument("--all", action="store_true", help="all of them")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: write a number from 1 on")
-    return int(text)
 
 
 def _since(text: str) -> str:
@@ -67,7 +61,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
     names = ("state", "solver", "user", "project", "batch", "since")
     filters = {name: getattr(arguments, name) for name in names}
-    pages = _pages(client_of(arguments), filters, None if arguments.all else arguments.limit)
+    pages = _pages(reader_of(arguments), filters, None if arguments.all else arguments.limit)
     if arguments.json:
         found = list(pages)
         print_json(JobPage(tuple(job for page in found for job in page.jobs), found[-1].next))
@@ -81,7 +75,8 @@ def _list(arguments: argparse.Namespace) -> int:
     if more:
         print(f"({len(jobs)} shown; more with --limit N or --all)", file=sys.stderr)
     if not jobs:
-        print("no such jobs" if any(filters.values()) else "no jobs yet; see: solvisor submit --help", file=sys.stderr)
+        none = "no such jobs" if any(filters.values()) else "no jobs yet; begin with: solvisor submit FILE"
+        print(homed(none, arguments), file=sys.stderr)
     return 0
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from solvisor_service.cli.shared import Verbs, add_verb, client_of, print_json
+from solvisor_service.cli.shared import Verbs, add_verb, homed, print_json, reader_of, text_given, whole_number
 
 if TYPE_CHECKING:
     from solvisor.views import JobView
@@ -42,23 +42,19 @@ def add(verbs: Verbs) -> None:
         examples=_EXAMPLES,
         with_json=True,
     )
-    verb.add_argument("job", metavar="JOB", help="an id, the beginning of one, or last")
+    verb.add_argument("job", metavar="JOB", type=text_given, help="an id, the beginning of one, or last")
     verb.add_argument("-f", "--follow", action="store_true", help="go on as it is written, until the job is finished")
     verb.add_argument("--stderr", action="store_true", help="stderr instead of stdout")
-    verb.add_argument("--tail", metavar="N", type=_count, help="only the last N lines (of the last MiB)")
-    verb.add_argument("--try", dest="attempt", metavar="N", type=_count, help="of an earlier try")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r}: write a number")
-    return int(text)
+    verb.add_argument("--tail", metavar="N", type=whole_number(0), help="only the last N lines (of the last MiB)")
+    verb.add_argument("--try", dest="attempt", metavar="N", type=whole_number(1), help="of an earlier try")
 
 
 def _logs(arguments: argparse.Namespace) -> int:
-    client = client_of(arguments)
+    client = reader_of(arguments)
     job = client.job(arguments.job)
     which: Stream = "stderr" if arguments.stderr else "stdout"
+    if not job.tries:
+        print(f"solvisor: {homed(_no_log(job), arguments)}", file=sys.stderr)
     write = _writer(job.id, which, as_json=arguments.json)
     if arguments.follow:
         pieces = _follow(client, job, which, arguments.attempt, arguments.tail)
@@ -68,6 +64,14 @@ def _logs(arguments: argparse.Namespace) -> int:
         write(piece, offset)
     write(b"", None)
     return 0
+
+
+def _no_log(job: JobView) -> str:
+    """Why there is nothing to print of a job that was not started."""
+    from solvisor_service.cli.jobtext import is_over
+
+    why = f"was {job.state.value} before it was started, so it wrote nothing" if is_over(job) else "waits to be started"
+    return f"{job.id} {why}; see: solvisor explain {job.id}"
 
 
 def _read(
@@ -97,8 +101,6 @@ def _follow(
     from solvisor_service.cli.jobtext import is_over
 
     current, offset = attempt or job.tries, 0
-    if not current and not is_over(job):
-        print(f"solvisor: {job.id} waits to be started; see: solvisor explain {job.id}", file=sys.stderr)
     while True:
         # What is known of the job is older than what is read, so nothing is missed at its end.
         if current:
@@ -113,6 +115,7 @@ def _follow(
             continue
         if is_over(job) or job.tries > current:
             return
+        client.must_run()  # nobody else goes on with it
         job = client.job(job.id, wait=_POLL_SECONDS)
 
 

@@ -17,7 +17,12 @@ from solvisor_service.cli.shared import (
     add_verb,
     completed,
     config_of,
+    given,
+    homed,
     live_home,
+    path_given,
+    text_given,
+    whole_number,
 )
 
 if TYPE_CHECKING:
@@ -47,27 +52,21 @@ def add(verbs: Verbs) -> None:
         with_json=True,
     )
     add = verb.add_argument
-    add("solver", metavar="SOLVER", help="a solver of the configuration")
-    completed(add("files", nargs="+", metavar="FILE", help="an input, a job file or a folder"), FILES)
-    add("--max-jobs", type=_count, metavar="N", help="run at most so many of them at once")
+    add("solver", metavar="SOLVER", type=text_given, help="a solver of the configuration")
+    completed(add("files", nargs="+", metavar="FILE", type=given, help="an input, a job file or a folder"), FILES)
+    add("--max-jobs", type=whole_number(1), metavar="N", help="run at most so many of them at once")
     add("--timeout", type=_duration, metavar="TIME", help="the longest run of each job, such as 30m")
     on_error = "after a failure go on with the others (skip, the default), or start nothing more (fail)"
     add("--on-error", choices=("skip", "fail"), default="skip", help=on_error)
     add("--param", dest="params", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the solver")
     along = "goes along with each job"
-    completed(add("--with", dest="companions", action="append", default=[], metavar="FILE", help=along), FILES)
+    companions = add("--with", dest="companions", action="append", default=[], metavar="FILE", type=given, help=along)
+    completed(companions, FILES)
     out = "a new folder for summary.csv, summary.json and the results of each job"
-    completed(add("--out", type=Path, metavar="DIR", help=out), FOLDERS)
-    add("--project", help="a label that related jobs share")
-    add("--name", default="", help="what people call the batch")
+    completed(add("--out", type=path_given, metavar="DIR", help=out), FOLDERS)
+    add("--project", type=text_given, help="a label that related jobs share")
+    add("--name", type=text_given, help="what people call the batch")
     add("--priority", type=int, metavar="N", help="higher starts first (default: 0)")
-
-
-def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return count
 
 
 def _duration(text: str) -> str:
@@ -92,15 +91,16 @@ def _run(arguments: argparse.Namespace) -> int:
     from solvisor_service.batch.mail import Mailbox, Said, signals_into
     from solvisor_service.batch.progress import Meter
 
-    rule = BatchRule(name=arguments.name, on_error=arguments.on_error, max_jobs=arguments.max_jobs)
+    rule = BatchRule(name=arguments.name or "", on_error=arguments.on_error, max_jobs=arguments.max_jobs)
     ledger = Ledger(arguments.solver, rule, _items(arguments))
     if arguments.out is not None:
         _make_empty(arguments.out)
     mailbox: Mailbox = SimpleQueue()
     home = live_home(arguments)
-    link = Link(home, config_of(arguments), lambda text: mailbox.put(Said(text)))
+    chosen = arguments.config is not None
+    link = Link(home, config_of(arguments), lambda text: mailbox.put(Said(text)), chosen=chosen)
     life = Life(ledger, link, mailbox, arguments.out)
-    meter = Meter(sys.stderr, time.monotonic, silent=arguments.json)
+    meter = Meter(sys.stderr, time.monotonic, silent=arguments.json, reword=lambda text: homed(text, arguments))
     with signals_into(mailbox):
         error = conduct(life, ledger, link, mailbox, meter)
         try:
@@ -129,11 +129,11 @@ def _items(arguments: argparse.Namespace) -> list[Item]:
         wishes["params"] = dict(param(text) for text in arguments.params)
     companions = [Path(name) for name in arguments.companions]
     items = []
-    for index, given in enumerate(arguments.files, 1):
+    for index, file in enumerate(arguments.files, 1):
         try:
-            items.append(Item(index, given, prepare(Path(given), companions, wishes)))
+            items.append(Item(index, file, prepare(Path(file), companions, wishes)))
         except Refused as refused:
-            items.append(Item(index, given, None, refusal=str(refused)))
+            items.append(Item(index, file, None, refusal=str(refused)))
     return items
 
 
@@ -164,8 +164,8 @@ def _tell(ledger: Ledger, arguments: argparse.Namespace, home: Path) -> None:
     if arguments.json:
         print_json(summary)
         return
-    options = f" --home {arguments.home}" if arguments.home is not None else ""
-    report.show(summary, console(), home=home, folder=arguments.out, options=options)
+    lines = report.lines(summary, home=home, folder=arguments.out, brought=ledger.brought)
+    report.show(summary, [(label, homed(text, arguments)) for label, text in lines], console())
 
 
 def _exit_status(ledger: Ledger) -> int:

@@ -18,11 +18,14 @@ def add(verbs: Verbs) -> None:
         examples="  solvisor serve --home ~/solvisor",
     )
     serve.add_argument(
-        "--until-eof", action="store_true", help="stop, as on SIGTERM, when the standard input comes to its end"
+        "--until-eof",
+        action="store_true",
+        help="serve who holds the standard input: start only what is sent, stop when that comes to its end",
     )
+    serve.add_argument("--batch", metavar="ID", help="with --until-eof: take this batch of an earlier life up as well")
 
 
 def _serve(arguments: argparse.Namespace) -> int:
     from solvisor_service import main
 
-    return main.run(home_of(arguments), config_of(arguments), until_eof=arguments.until_eof)
+    return main.run(home_of(arguments), config_of(arguments), until_eof=arguments.until_eof, batch=arguments.batch)

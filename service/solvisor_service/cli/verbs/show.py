@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from solvisor_service.cli.shared import Verbs, add_verb, client_of, print_json
+from solvisor_service.cli.shared import Verbs, add_verb, print_json, reader_of, text_given
 
 if TYPE_CHECKING:
     from solvisor.manifest import AttemptFacts, Manifest
@@ -28,11 +28,11 @@ def add(verbs: Verbs) -> None:
         examples="  solvisor show last\n  solvisor show beam-1 --json | jq .attempts",
         with_json=True,
     )
-    verb.add_argument("job", metavar="JOB", help="an id, the beginning of one, or last")
+    verb.add_argument("job", metavar="JOB", type=text_given, help="an id, the beginning of one, or last")
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    client = client_of(arguments)
+    client = reader_of(arguments)
     job = client.job(arguments.job)
     if arguments.json:
         print_json(job)
@@ -136,6 +136,6 @@ def _files(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for fact in manifest.outputs[:_FILES_SHOWN]:
         yield fact.path, f"link to {fact.link}" if fact.link is not None else size(fact.size)
     if manifest.more_outputs is not None:
-        yield f"and more, listed in {manifest.more_outputs.path}", ""
+        yield f"... and more, listed in {manifest.more_outputs.path}", ""
     elif len(manifest.outputs) > _FILES_SHOWN:
-        yield f"and {len(manifest.outputs) - _FILES_SHOWN} more", ""
+        yield f"... and {len(manifest.outputs) - _FILES_SHOWN} more, listed in manifest.json", ""

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Final
 
-from solvisor_service.cli.shared import Verbs, add_verb, client_of, print_json
+from solvisor_service.cli.shared import Verbs, add_verb, client_of, homed, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from solvisor.views import JobRow, Status
+    from solvisor.views import InboxWait, JobRow, Status
     from solvisor_service.cli.text import Cell
 
 _HEALTH = {"healthy": "bold green", "degraded": "bold red", "stopping": "bold yellow"}
 _SEPARATOR = "   "
 _WORDS = {"jobs": "room for one more job", "cpus": "cores", "dependency": "another job", "hours": "its hours"}
 """What a job waits for, where the reason's own name does not say it."""
+
+_DROPS: Final[Mapping[str, tuple[str, str]]] = {
+    "settling": ("settling", "settling"),
+    "second_name": ("file with a second name", "files with a second name"),
+    "claim": ("drop that could not be taken yet", "drops that could not be taken yet"),
+    "companion": ("job file whose inputs are not all there", "job files whose inputs are not all there"),
+    "held": ("input beside an upload that may name it", "inputs beside an upload that may name them"),
+    "job_file": ("waits for a job file that names it", "wait for a job file that names them"),
+    "folder": ("folder without a job.toml", "folders without a job.toml"),
+}
+"""What a drop is or waits for, by ``InboxWait.why``: of one, and of several."""
 
 
 def add(verbs: Verbs) -> None:
@@ -38,11 +49,11 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(status)
     else:
-        _show(status)
+        _show(status, arguments)
     return 0
 
 
-def _show(status: Status) -> None:
+def _show(status: Status, arguments: argparse.Namespace) -> None:
     from rich.text import Text
 
     from solvisor_service.cli import text
@@ -55,7 +66,7 @@ def _show(status: Status) -> None:
     )  # fmt: skip
     _flow(out, health, _counts(status))
     _flow(out, Text(), _levels(status))
-    block = [(Text("PROBLEM", "bold red"), sentence) for sentence in status.problems]
+    block = [(Text("PROBLEM", "bold red"), homed(sentence, arguments)) for sentence in status.problems]
     block += [(Text("PAUSED ", "bold yellow"), words) for words in _pauses(status)]
     text.table(out, block)
     if waits := list(_waits(status)):
@@ -63,7 +74,8 @@ def _show(status: Status) -> None:
     _jobs(out, Text("RUNNING", "bold"), status.running_jobs, status.running)
     _jobs(out, Text("FAILED ", STYLES["failed"]), status.last_failed, status.today.failed)
     if not (status.running_jobs or status.waiting or status.inbox_total):
-        text.table(out, [[f"Nothing to do. Drop an input in {status.inbox_path}, or: solvisor submit FILE"]])
+        begin = homed("solvisor submit FILE", arguments)
+        text.table(out, [[f"Nothing to do. Drop an input in {status.inbox_path}, or: {begin}"]])
 
 
 def _counts(status: Status) -> Iterator[str]:
@@ -102,11 +114,13 @@ def _waits(status: Status) -> Iterator[str]:
     for waiting in status.waiting_for:
         what = f" {waiting.what}" if waiting.what else ""
         yield f"{waiting.jobs} {_WORDS.get(waiting.reason, waiting.reason.value)}{what}"
-    by_why: dict[str, list[str]] = {}
+    by_why: dict[str, list[InboxWait]] = {}
     for drop in status.inbox:
-        by_why.setdefault(drop.why, []).append(f"{drop.name}, {drop.text}")
+        by_why.setdefault(drop.why, []).append(drop)
     for why, drops in by_why.items():
-        yield f"{len(drops)} {why.replace('_', ' ')} ({'; '.join(drops)})"
+        one, several = _DROPS.get(why, (why, why))
+        first = f"{drops[0].name}, {drops[0].text}" if why == "settling" else drops[0].name
+        yield f"1 {one} ({first})" if len(drops) == 1 else f"{len(drops)} {several} ({drops[0].name}, ...)"
     if status.inbox_total > len(status.inbox):
         yield f"{status.inbox_total - len(status.inbox)} more in the inbox"
 

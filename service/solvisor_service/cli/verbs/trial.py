@@ -10,7 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from solvisor_service.cli.shared import FILES, FOLDERS, Verbs, add_verb, completed, config_of, home_of, print_json
+from solvisor_service.cli.shared import (
+    FILES,
+    FOLDERS,
+    Verbs,
+    add_verb,
+    completed,
+    config_of,
+    given,
+    home_of,
+    homed,
+    path_given,
+    print_json,
+    text_given,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,12 +57,12 @@ def add(verbs: Verbs) -> None:
             "  solvisor try ccx beam.inp --keep ./look     keep the job's folder to look at"
         ),
     )
-    verb.add_argument("solver", metavar="SOLVER", help="a solver of the configuration")
+    verb.add_argument("solver", metavar="SOLVER", type=text_given, help="a solver of the configuration")
     files = "the input and what goes along, a job file, or a folder"
-    completed(verb.add_argument("files", metavar="FILE", nargs="+", help=files), FILES)
+    completed(verb.add_argument("files", metavar="FILE", nargs="+", type=given, help=files), FILES)
     verb.add_argument("--param", metavar="NAME=VALUE", action="append", default=[], help="a parameter; may be repeated")
     keep = "move the job's folder here; without it nothing stays"
-    completed(verb.add_argument("--keep", metavar="DIR", help=keep), FOLDERS)
+    completed(verb.add_argument("--keep", metavar="DIR", type=path_given, help=keep), FOLDERS)
 
 
 def _try(arguments: argparse.Namespace) -> int:
@@ -70,7 +83,7 @@ def _try(arguments: argparse.Namespace) -> int:
         params=dict(map(targets.param, arguments.param)),
     )
     around = surroundings(home)
-    keep = Path(arguments.keep).absolute() if arguments.keep is not None else None
+    keep = arguments.keep.absolute() if arguments.keep is not None else None
     lines = log.configure(sys.stderr, level="error")
     try:
         if arguments.json:
@@ -80,7 +93,7 @@ def _try(arguments: argparse.Namespace) -> int:
             out = console()
             with _Onlooker(out, console(stderr=True), order, loaded.path, around) as onlooker:
                 done = trial.try_out(loaded, home, order, around, keep=keep, watcher=onlooker)
-            _print_end(out, done, order, keep)
+            _print_end(out, done, order, keep, arguments)
     finally:
         lines.close()
     if done.interrupted:
@@ -190,7 +203,7 @@ def _last_line(path: str) -> str:
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 
-def _print_end(out: Console, done: Trial, order: Order, keep: Path | None) -> None:
+def _print_end(out: Console, done: Trial, order: Order, keep: Path | None, arguments: argparse.Namespace) -> None:
     from rich.text import Text
 
     from solvisor_service.cli.text import size, table
@@ -218,7 +231,8 @@ def _print_end(out: Console, done: Trial, order: Order, keep: Path | None) -> No
         table(out, files, right={0}, indent=2)
         if len(manifest.outputs) > _FILES_SHOWN:
             out.print(f"  and {len(manifest.outputs) - _FILES_SHOWN} more")
-    rows_at_end = [(label, text) for label, text in _conclusion(done, order, keep) if text]
+    conclusion = [(label, text) for label, text in _conclusion(done, order, keep) if text]
+    rows_at_end = [(label, homed(text, arguments) if label == "next" else text) for label, text in conclusion]
     if done.launched is not None:
         out.print()
     table(out, [(Text(label, _STYLES.get(label, "")), text) for label, text in rows_at_end])

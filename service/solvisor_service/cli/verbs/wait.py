@@ -12,10 +12,12 @@ from solvisor_service.cli.shared import (
     EXIT_TIMEOUT,
     Verbs,
     add_verb,
-    client_of,
     for_each,
+    homed,
     print_json,
+    reader_of,
     seconds,
+    text_given,
 )
 
 if TYPE_CHECKING:
@@ -38,18 +40,18 @@ def add(verbs: Verbs) -> None:
         examples="  solvisor wait last\n  solvisor wait --timeout 10m beam-1 beam-2 && echo all good",
         with_json=True,
     )
-    verb.add_argument("jobs", nargs="+", metavar="JOB", help="an id, the beginning of one, or last")
+    verb.add_argument("jobs", nargs="+", metavar="JOB", type=text_given, help="an id, the beginning of one, or last")
     verb.add_argument("--timeout", metavar="TIME", type=seconds, help="how long at most, such as 10m")
 
 
 def _wait(arguments: argparse.Namespace) -> int:
-    client = client_of(arguments)
+    client = reader_of(arguments)
     ids: list[str] = []  # "last" must not become another job meanwhile
-    status = for_each(arguments.jobs, lambda name: ids.append(client.job(name).id))
-    return wait_for(client, ids, as_json=arguments.json, timeout=arguments.timeout) or status
+    status = for_each(arguments, lambda name: ids.append(client.job(name).id))
+    return wait_for(client, ids, arguments, timeout=arguments.timeout) or status
 
 
-def wait_for(client: Client, ids: Iterable[str], *, as_json: bool, timeout: float | None = None) -> int:
+def wait_for(client: Client, ids: Iterable[str], arguments: argparse.Namespace, *, timeout: float | None = None) -> int:
     """Print each job as it ends. Returns 0 if all succeeded, 1 if one did not, 124 after ``timeout`` seconds."""
     from solvisor_service.cli.jobtext import is_over
 
@@ -64,14 +66,17 @@ def wait_for(client: Client, ids: Iterable[str], *, as_json: bool, timeout: floa
             patience = None  # one is waited for, the others are only looked at
             if is_over(job):
                 del pending[job_id]
-                _show(job, as_json=as_json)
+                _show(job, as_json=arguments.json)
                 if job.state != "succeeded":
                     status = EXIT_JOB_FAILED
         if pending and left <= 0:
             rest = ", ".join(pending)
             first = next(iter(pending))
-            print(f"solvisor: not finished in time: {rest}; see: solvisor explain {first}", file=sys.stderr)
+            hint = homed(f"solvisor explain {first}", arguments)
+            print(f"solvisor: not finished in time: {rest}; see: {hint}", file=sys.stderr)
             return EXIT_TIMEOUT
+        if pending:
+            client.must_run()  # nothing else will ever end them
     return status
 
 
