@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from . import __version__, answers
 from .clock import now_us
-from .engine import Engine, Stopping, Unsure
+from .engine import Engine
 from .errors import Refused
 from .events import Cancel, Event
 from .history import History
@@ -35,6 +35,7 @@ from .machine import queued_members
 from .manifest import rfc3339
 from .model import TARGETS, TERMINAL, Batch, Job, JobSpec, Pause, Request, State
 from .names import escape_name, unescape_name
+from .orders import Stopping, Unsure
 from .questions import Conflict, Questions, has_members, no_batch
 from .spool import NotDurable, Take, Upload
 from .views import (

@@ -27,7 +27,7 @@ from . import events, machine, scheduler
 from .clock import now_us
 from .collector import COLLECTING_THREADS, Collector
 from .config import Config
-from .errors import Refused, SolvisorError, StoreUnavailable
+from .errors import Refused, StoreUnavailable
 from .events import (
     Accept,
     Collect,
@@ -46,6 +46,7 @@ from .events import (
     Stop,
 )
 from .model import TARGETS, TERMINAL, Batch, Demand, ExitFacts, Intake, Job, JobSpec, Limits, State
+from .orders import Act, Orders
 from .pile import Bell, Pile
 from .publisher import Publisher
 from .runner import Runner
@@ -66,43 +67,6 @@ COLLECT_MAX = 64
 """Attempts collected under one set of fsyncs."""
 
 log = structlog.get_logger()
-
-
-Act = Callable[[Callable[[Event], None]], Awaitable[None]]
-"""What an order does, in the engine's own task: it applies events by the function it is given, and may put batches and
-pauses. It raises a ``SolvisorError`` before it changed anything, or not at all."""
-
-
-class Stopping(SolvisorError):
-    """Nothing is taken in any more: the daemon is about to end, and nothing was done."""
-
-    code = "unavailable"
-    retryable = True
-    exit_status = 75
-
-    def __init__(self) -> None:
-        super().__init__("the daemon is stopping; try again when it is back")
-
-
-class Unsure(SolvisorError):
-    """The daemon ended in the middle of an order: what it changed may be durable, or not."""
-
-    code = "unavailable"
-    retryable = True
-    exit_status = 75
-
-    def __init__(self) -> None:
-        super().__init__("the daemon ended before this was safe on the disk; look when it is back whether it was done")
-
-
-class _Order:
-    """An order on its way: ``done`` is set when what it changed is durable, or when it was refused (``error``)."""
-
-    def __init__(self, act: Act) -> None:
-        self.act = act
-        self.begun = False
-        self.done = anyio.Event()
-        self.error: SolvisorError | None = None
 
 
 class Engine:
@@ -145,8 +109,7 @@ class Engine:
         self._store_turn = anyio.CapacityLimiter(1)
         self._world = World(store.last_seq() + 1, parks=parks, parks_not=parks_not)
         self._events: list[Event] = []
-        self._orders: list[_Order] = []
-        self._awaited: set[_Order] = set()
+        self._orders = Orders(lambda: self._wake.set())
         self._wake = anyio.Event()
         self._ended: Pile[Job] = Pile()
         self._undurable: Pile[Callable[[], None]] = Pile()
@@ -154,7 +117,6 @@ class Engine:
         self._wake_at: float | None = None
         self._record_at = math.inf
         self._feeding: anyio.CancelScope | None = None
-        self._over = False
         self._tasks: TaskGroup
 
     # --- what others call -------------------------------------------------------------------------------------------
@@ -162,7 +124,7 @@ class Engine:
     @property
     def over(self) -> bool:
         """Whether this engine came to its end: nothing changes any more."""
-        return self._over
+        return self._orders.over
 
     def post(self, event: Event) -> None:
         """Hand in an event; it is applied in the next pass."""
@@ -183,22 +145,8 @@ class Engine:
         await self.carry_out(partial(self._submit, intake))
 
     async def carry_out(self, act: Act) -> None:
-        """Do this in the next pass; returns when what it changed is durable.
-
-        Raises what ``act`` raises, ``Stopping`` if there is no next pass, and ``Unsure`` if it was the last.
-        """
-        if self._over:
-            raise Stopping
-        order = _Order(act)
-        self._orders.append(order)
-        self._awaited.add(order)
-        self._wake.set()
-        try:
-            await order.done.wait()
-        finally:
-            self._awaited.remove(order)
-        if order.error is not None:
-            raise order.error
+        """Do this in the next pass; returns when what it changed is durable. Raises as ``Orders.carry_out``."""
+        await self._orders.carry_out(act)
 
     def fail(self, error: Exception) -> None:
         """End the daemon by ``error``, which says that what is on the disk may not be what it is thought to be."""
@@ -206,8 +154,7 @@ class Engine:
         async def act(_: Callable[[Event], None]) -> None:
             raise error
 
-        self._orders.append(_Order(act))
-        self._wake.set()
+        self._orders.add(act)
 
     def put_batch(self, batch: Batch) -> None:
         """Change a batch; only within ``carry_out``."""
@@ -251,7 +198,8 @@ class Engine:
         try:
             await self._live(jobs, adopted, alive, survivors, intake, ready)
         finally:
-            self._end_waiting()
+            self._orders.end()
+            self.bell.ring()
 
     async def _live(
         self,
@@ -270,7 +218,7 @@ class Engine:
             await self._recover(jobs, alive)
             if alive:
                 self._tasks.start_soon(self._outlive, survivors)
-            self._orders.append(_Order(partial(self._accept, adopted)))
+            self._orders.add(partial(self._accept, adopted))
             await self._pass()
             self._tasks.start_soon(self._feed, intake)
             ready()
@@ -280,15 +228,6 @@ class Engine:
             await self._record()
             await self._in_store(self._store.harden)
             self._tasks.cancel_scope.cancel()
-
-    def _end_waiting(self) -> None:
-        """Let nobody wait for what will not happen: neither for an order nor for the next change."""
-        self._over = True
-        for order in self._awaited:
-            if not order.done.is_set():
-                order.error = Unsure() if order.begun else Stopping()
-                order.done.set()
-        self.bell.ring()
 
     async def _feed(self, intake: Callable[[], Awaitable[None]]) -> None:
         """Take drops in until draining. What the intake has claimed by then it still hands over."""
@@ -339,18 +278,7 @@ class Engine:
             if isinstance(event, Accept) and event.intake.refusal is None:
                 announcements.append(partial(_log_accepted, event))
 
-        orders, self._orders = self._orders, []
-        for order in orders:
-            order.begun = True
-            try:
-                await order.act(apply)
-            except StoreUnavailable:
-                raise
-            except SolvisorError as error:
-                order.error = error
-                order.done.set()
-            else:
-                announcements.append(order.done.set)
+        announcements += await self._orders.do(apply)
         # Time first: an end that was caused by its deadline may come in while a refused commit holds up the passes.
         for event in scheduler.due(self._world, time.monotonic()):
             apply(event)

@@ -14,7 +14,7 @@ import pytest
 from scripted import CONFIG, Bench, launched, manifest, published, run_to_end
 from solvisor import config as configuration
 from solvisor import desk
-from solvisor.engine import Stopping
+from solvisor.orders import Stopping
 from solvisor.errors import Refused
 from solvisor.history import Filters
 from solvisor.model import Request

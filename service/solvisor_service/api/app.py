@@ -25,11 +25,11 @@ from starlette.routing import Route
 
 from solvisor import model
 from solvisor.desk import Desk
-from solvisor.engine import Stopping, Unsure
 from solvisor.errors import Refused, SolvisorError, StoreUnavailable
 from solvisor.history import Filters
 from solvisor.intake import FOLDER_JOB_FILE, is_job_file
 from solvisor.model import Job, State
+from solvisor.orders import Stopping, Unsure
 from solvisor.questions import AmbiguousJob, Conflict, NoSuchJob, Questions
 from solvisor.spool import Upload
 from solvisor.spool.reading import JobFolder
