@@ -158,7 +158,7 @@ class Bench:
         )
         await desk.prepare()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(desk.watch_disk)
+            tasks.start_soon(desk.look_around)
             self.stopped = anyio.Event()
 
             async def live() -> None:

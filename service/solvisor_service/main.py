@@ -105,6 +105,7 @@ async def _run(
     limits = config.limits(posix.usable_cpus(), posix.total_memory_bytes())
     claims, results, ids = Claims(home), Results(home), IdMaker(store.last_id())
     host = socket.gethostname()
+    trouble: dict[str, str] = {}
     async with LocalBackend() as backend, anyio.create_task_group() as tasks:
         tasks.start_soon(feed_watchdog)
         tasks.start_soon(extend_timeout, STARTING_SECONDS)
@@ -117,6 +118,7 @@ async def _run(
             backend=backend,
             environ=os.environ,
             config_dir=config.path.parent,
+            trouble=trouble,
         )
 
         def published(job: Job) -> None:
@@ -147,6 +149,7 @@ async def _run(
                 config_dir=config.path.parent,
                 post=post,
             ),
+            trouble=trouble,
             parks=until_eof,
             parks_not=batch,
             published=published,
@@ -156,7 +159,7 @@ async def _run(
         inbox = Inbox(home, lambda: config, lambda: limits, claims, ids, originals)
         desk = Desk(engine=engine, inbox=inbox, home=home, history=history, ids=ids, host=host)
         await desk.prepare()
-        for task in (desk.watch_disk, notifier.run, partial(obey_signals, engine, config.daemon.stop_timeout)):
+        for task in (desk.look_around, notifier.run, partial(obey_signals, engine, config.daemon.stop_timeout)):
             tasks.start_soon(task)
         if until_eof:
             tasks.start_soon(drain_at_eof, engine)
@@ -177,7 +180,7 @@ async def _run(
                     ready=ready,
                 )
         with anyio.move_on_after(NEWS_SECONDS):
-            await notifier.wait_idle()
+            await notifier.finish()
         tasks.cancel_scope.cancel()
     log.info("daemon.stopped", home=str(home.root))
 

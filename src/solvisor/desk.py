@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import date, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
@@ -54,11 +55,15 @@ T = TypeVar("T")
 RUNNING_SHOWN = 100
 FAILED_SHOWN = 5
 WAITS_SHOWN = 20
+AGAIN = "start the daemon again to have it read"
 BATCH_JOBS_MAX = 1_000_000
 NAME_MAX = 500
 """Characters in the name of a batch."""
-DISK_SECONDS = 10.0
-"""How often the free space is looked at."""
+LOOK_SECONDS = 10.0
+"""How often the free space and the configuration file are looked at."""
+
+CHANGED = "configuration"
+"""What the sentence about a changed configuration is called among the troubles; it is a note, and nothing is wrong."""
 
 log = structlog.get_logger()
 
@@ -85,11 +90,19 @@ class Desk(Questions):
         self._today = today, await self._read(partial(self._history.finished_since, since_us))
         self._failed.extend(reversed(await self._read(partial(self._history.failed_since, since_us, FAILED_SHOWN))))
 
-    async def watch_disk(self) -> None:
-        """Keep the figure of free space fresh, until cancelled."""
+    async def look_around(self) -> None:
+        """Keep the figure of free space fresh, and notice a changed configuration, until cancelled."""
+        path = self._engine.config.path
+        as_read = await anyio.to_thread.run_sync(_stamp, path, limiter=self._looking)
         while True:
             self._disk_free = await anyio.to_thread.run_sync(self._home.free_bytes, limiter=self._looking)
-            await anyio.sleep(DISK_SECONDS)
+            if await anyio.to_thread.run_sync(_stamp, path, limiter=self._looking) == as_read:
+                self._engine.trouble.pop(CHANGED, None)
+            else:
+                self._engine.trouble[CHANGED] = (
+                    f"the configuration {path} was changed after the daemon had read it: {AGAIN}"
+                )
+            await anyio.sleep(LOOK_SECONDS)
 
     def published(self, job: Job) -> None:
         """Count a job whose result lies in its place."""
@@ -108,7 +121,8 @@ class Desk(Questions):
         """The daemon at this moment."""
         world, limits, now = self._engine.world, self._engine.limits, now_us()
         problems = [*self._engine.trouble.values(), *filter(None, [self._inbox.trouble])]
-        health: Health = "stopping" if world.draining else "degraded" if problems else "healthy"
+        wrong = len(problems) > (CHANGED in self._engine.trouble)
+        health: Health = "stopping" if world.draining else "degraded" if wrong else "healthy"
         held = [world.jobs[job_id] for job_id in world.holding]
         running = sorted((job for job in held if job.state is State.RUNNING), key=lambda job: job.seq)
         unkillable = sum(job.state in TERMINAL for job in held)
@@ -367,6 +381,15 @@ async def _nothing(_: Callable[[Event], None]) -> None:
 
 def _inbox_wait(route: str, wait: Wait) -> InboxWait:
     return InboxWait(escape_name(f"{route}/{wait.name}" if route else wait.name), wait.why, wait.text)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes with a file; ``None`` where there is none to be seen."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _write_job_file(upload: Upload, names: list[str], job: Mapping[str, Any] | bytes) -> None:

@@ -91,6 +91,7 @@ class Engine:
         results: Results,
         collector: Collector,
         make_runner: Callable[[Callable[[Event], None]], Runner],
+        trouble: dict[str, str] | None = None,
         parks: bool = False,
         parks_not: str | None = None,
         published: Callable[[Job], None] = lambda _job: None,
@@ -99,7 +100,7 @@ class Engine:
         self.config = config
         self.limits = limits
         self.bell = Bell()
-        self.trouble: dict[str, str] = {}
+        self.trouble: dict[str, str] = {} if trouble is None else trouble
         self._published = published
         self._batch_over = batch_over
         self._host = host

@@ -28,6 +28,7 @@ from .home import Home
 from .interfaces import AttemptSpec, Backend, Handle
 from .model import TARGETS, Batch, ExitFacts, Job, State
 from .names import printable
+from .solvers.command import find_program
 from .units import describe_duration
 
 QUEUE_MOST: Final = 100
@@ -90,7 +91,7 @@ def of_batch(batch: Batch, counts: Mapping[State, int]) -> News:
     message = ", ".join(said) + (f"; {batch.stopped}" if batch.stopped else "")
     values = {
         "state": (State.SUCCEEDED if succeeded == total else State.FAILED).value,
-        "name": _words(batch.name),
+        "name": _words(batch.name) or batch.id,
         "message": _words(message),
         "user": _words(batch.user or ""),
         "batch": batch.id,
@@ -127,7 +128,8 @@ class Notifier:
     """Runs the operator's program for every piece of news that ``settings`` ask for; ``None`` asks for nothing.
 
     ``environ`` is the daemon's environment, which the program gets but for what systemd meant for the daemon alone.
-    ``retry_seconds`` are the waits between its tries. Everything is called on the event loop.
+    ``trouble`` holds a sentence while it fails; ``retry_seconds`` are the waits between its tries. Everything is called
+    on the event loop.
     """
 
     def __init__(
@@ -139,6 +141,7 @@ class Notifier:
         backend: Backend,
         environ: Mapping[str, str],
         config_dir: Path,
+        trouble: dict[str, str],
         retry_seconds: Sequence[float] = RETRY_SECONDS,
     ) -> None:
         self._settings = settings
@@ -147,7 +150,9 @@ class Notifier:
         self._backend = backend
         self._environ = {key: value for key, value in environ.items() if key not in _OWN_VARIABLES}
         self._config_dir = config_dir
+        self._trouble = trouble
         self._retry_seconds = retry_seconds
+        self._ending = anyio.Event()
         self._waiting: deque[News] = deque()
         self._tries = 0
         self._more = anyio.Event()
@@ -189,6 +194,11 @@ class Notifier:
         """Return once everything posted so far was told or given up. How long that may take is for the caller."""
         await self._idle.wait()
 
+    async def finish(self) -> None:
+        """The same at the end of the daemon: nothing is tried again."""
+        self._ending.set()
+        await self._idle.wait()
+
     def _wants(self, event: NotifyEvent | None) -> bool:
         return self._settings is not None and event in self._settings.on
 
@@ -197,10 +207,15 @@ class Notifier:
             failure = await self._try(settings, news)
             if failure is None:
                 log.info("notify.sent", id=news.id, on=news.event, tries=n)
+                self._trouble.pop("notify", None)
                 return
             log.warning("notify.failed", id=news.id, on=news.event, tries=n, error=failure, retry_seconds=pause)
+            self._trouble["notify"] = f"the program of [notify] does not do its work: {failure}"
             if pause is not None:
-                await anyio.sleep(pause)
+                with anyio.move_on_after(pause):
+                    await self._ending.wait()
+            if self._ending.is_set():
+                return
 
     async def _try(self, settings: Notify, news: News) -> str | None:
         """Run the program once; why that failed, or ``None``."""
@@ -208,6 +223,7 @@ class Notifier:
         output = self._home.log_dir / "notify.log"
         try:
             folder = await anyio.to_thread.run_sync(self._make_room, output)
+            find_program(settings.command[0], "[notify]", self._config_dir, self._environ.get("PATH", os.defpath))
             spec = AttemptSpec(
                 token=f"{self._home_id}/notify-{self._tries}",
                 argv=arguments(settings.command, news.values, self._config_dir),

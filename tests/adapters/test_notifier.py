@@ -65,6 +65,7 @@ class Bench:
         self.home.prepare()
         self.folder = self.home.state / "notify"
         self.specs: list[AttemptSpec] = []
+        self.trouble: dict[str, str] = {}
         self.environ = {**os.environ, "NOTIFY_SOCKET": "/nowhere", "WATCHDOG_USEC": "1", "DISPLAY": ":7"}
 
     def told(self) -> list[list[str]]:
@@ -83,6 +84,7 @@ class Bench:
                 backend=Recorded(backend, self.specs),
                 environ=self.environ,
                 config_dir=self.home.root,
+                trouble=self.trouble,
                 retry_seconds=retry_seconds,
             )
             if running:
@@ -238,8 +240,8 @@ async def test_a_failure_is_tried_again_until_it_works(bench: Bench) -> None:
     [
         (("sh", "-c", "exit 3"), "it ended with exit status 3"),
         (("sh", "-c", "kill -KILL $$"), "signal 9 ended it"),
-        (("no-such-program-here",), "no-such-program-here was not found"),
-        (("./no-such-script",), "no-such-script does not exist"),
+        (("no-such-program-here",), "of [notify] is not on the PATH"),
+        (("./no-such-script",), "of [notify] cannot be found"),
         (("sh", "-c", 'printf "\\033[31mred\\n\\n"; exit 1'), "it ended with exit status 1; the last it said: [31mred"),
     ],
 )
@@ -340,3 +342,24 @@ async def test_nothing_that_goes_wrong_reaches_the_poster(bench: Bench, monkeypa
     assert [line["event"] for line in logs] == [*["notify.failed"] * 6, "notify.sent"]
     assert logs[0]["error"] == "defect: RuntimeError('a defect')"
     assert "Not a directory" in logs[3]["error"] or "exists" in logs[3]["error"]
+
+
+async def test_a_program_that_is_missing_is_known_as_trouble_until_one_does_its_work(bench: Bench) -> None:
+    missing = Notify(command=("no-such-program",), on=("failed",))
+    async with bench.notifier(missing, retry_seconds=()) as notifier:
+        notifier.job(job())
+        await idle(notifier)
+    assert "no-such-program of [notify] is not on the PATH" in bench.trouble["notify"].replace('"', "")
+    async with bench.notifier(tell()) as notifier:
+        notifier.job(job())
+        await idle(notifier)
+    assert bench.trouble == {}
+
+
+async def test_at_the_end_nothing_is_tried_again(bench: Bench) -> None:
+    async with bench.notifier(tell(script="exit 3"), retry_seconds=(600.0,)) as notifier:
+        notifier.job(job())
+        await eventually(lambda: "notify" in bench.trouble, "the first try failed")
+        with anyio.fail_after(10):
+            await notifier.finish()
+    assert len(bench.specs) == 1

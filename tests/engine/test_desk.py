@@ -272,3 +272,17 @@ async def test_a_page_filters_by_the_states_that_it_shows(bench: Bench, monkeypa
         assert await shown(State.FAILED) == []
         assert await shown(State.COLLECTING, State.QUEUED) == [(job_id, "collecting")]
         assert len(await shown(State.SUCCEEDED)) == 2
+
+
+async def test_a_changed_configuration_is_told_and_is_no_trouble(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    path = bench.config.path
+    path.write_text("as it was read")
+    async with bench.running():
+        await eventually(lambda: bench.desk.status().disk_free_bytes, "it looked around once")
+        assert bench.desk.status().problems == ()
+        path.write_text("as it is now, and no daemon has read it")
+        await eventually(lambda: bench.desk.status().problems, "the change was noticed")
+        status = bench.desk.status()
+        assert status.problems[0].startswith("the configuration ")
+        assert status.health == "healthy"

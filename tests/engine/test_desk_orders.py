@@ -14,10 +14,10 @@ import pytest
 from scripted import CONFIG, Bench, launched, manifest, published, run_to_end
 from solvisor import config as configuration
 from solvisor import desk
-from solvisor.orders import Stopping
 from solvisor.errors import Refused
 from solvisor.history import Filters
 from solvisor.model import Request
+from solvisor.orders import Stopping
 from solvisor.questions import Conflict, NoSuchJob
 from solvisor.spool import NotDurable, Take, Upload
 from solvisor.views import BatchRule, Submitted
