@@ -146,10 +146,10 @@ def test_a_summary_that_cannot_be_written_leaves_no_half_file(tmp_path: Path) ->
 # --- on the terminal --------------------------------------------------------------------------------------------------
 
 
-def shown(made: Summary, width: int = 80, *, folder: Path | None = None) -> str:
+def shown(made: Summary, width: int = 80, *, folder: Path | None = None, brought: int = 0) -> str:
     text = io.StringIO()
     out = Console(file=text, width=width, force_terminal=True, color_system=None, markup=False, highlight=False)
-    report.show(made, out, home=Path("/srv/h"), folder=folder, options=" --home /srv/h")
+    report.show(made, report.lines(made, home=Path("/srv/h"), folder=folder, brought=brought), out)
     return text.getvalue()
 
 
@@ -177,7 +177,7 @@ def test_a_small_batch_is_shown_whole_and_fits_80_columns() -> None:
         assert f"case-{index}.inp" in table
     assert "no material" in table
     assert "7 jobs in 10 s: 1 succeeded, 2 failed (1 out of time), 1 cancelled, 1 rejected, 2 unfinished" in hints
-    assert "solvisor explain --home /srv/h b-2\n" in hints
+    assert "solvisor explain b-2\n" in hints
 
 
 def test_of_a_large_batch_only_what_failed_is_shown() -> None:
@@ -196,4 +196,28 @@ def test_what_solvers_say_cannot_move_the_cursor_of_the_terminal() -> None:
 
 
 def test_with_a_folder_for_results_the_table_says_so() -> None:
-    assert "/out/: summary.csv, summary.json" in shown(full().summary(), folder=Path("/out"))
+    whole = shown(full().summary(), folder=Path("/out"), brought=4)
+    assert "/out/: summary.csv, summary.json and a folder for each job\n" in whole
+
+
+def test_what_was_not_brought_is_told_where_it_lies() -> None:
+    some = shown(full().summary(), width=200, folder=Path("/out"), brought=3)
+    assert "/out/: summary.csv, summary.json and a folder for 3 of 4 jobs\n" in some
+    assert "the others: /srv/h/done/ID/ and /srv/h/failed/ID/" in some
+    none = shown(full().summary(), width=200, folder=Path("/out"))
+    assert "/out/: summary.csv and summary.json; /srv/h/done/ID/ and /srv/h/failed/ID/" in none
+
+
+def test_of_a_batch_without_a_job_no_folder_is_named() -> None:
+    text = shown(ledger(item(1, refusal="no"), item(2, refusal="no")).summary())
+    assert "no input became a job" in text
+    assert "/srv/h/done" not in text
+    assert "/srv/h/done" in shown(ledger(item(1, sent=True)).summary()), "it may have become one"
+
+
+def test_only_a_batch_that_came_to_its_end_is_said_to_be_faster() -> None:
+    book = ledger(*(item(n, sent=True, id=f"a-{n}") for n in (1, 2)))
+    book.jobs = {f"a-{n}": job_row(id=f"a-{n}", state="succeeded", run_seconds=10.0) for n in (1, 2)}
+    assert "2.0 times as fast" in shown(book.summary())
+    book.jobs = {f"a-{n}": job_row(id=f"a-{n}", state="cancelled", run_seconds=10.0) for n in (1, 2)}
+    assert "as fast" not in shown(book.summary())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -142,14 +143,58 @@ def test_what_cannot_be_sent_is_named(make: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("odd", [b"caf\xe9.inp", b"caf\xe9/beam.inp"])
-def test_a_name_that_cannot_be_sent_is_named(make: Make, tmp_path: Path, odd: bytes) -> None:
+def test_a_name_below_a_folder_that_cannot_be_sent_is_named(make: Make, tmp_path: Path, odd: bytes) -> None:
     make("case/beam.inp")
     path = tmp_path / "case" / os.fsdecode(odd)
     path.parent.mkdir(exist_ok=True)
     path.touch()
-    with pytest.raises(UsageError, match=r"caf\\udce9.*not UTF-8") as caught:
+    with pytest.raises(UsageError, match=r"caf\\xe9.*not UTF-8") as caught:
         prepare(tmp_path / "case", [], {})
     str(caught.value).encode()
+
+
+@pytest.mark.parametrize(
+    ("odd", "shown"), [(b"new\nline.inp", r"new\x0aline.inp"), (b"a\\b.inp", r"a\x5cb.inp"), (b"\xe9.inp", r"\xe9.inp")]
+)
+def test_a_name_that_rows_cannot_hold_is_refused_whichever_way_it_comes(
+    make: Make, tmp_path: Path, odd: bytes, shown: str
+) -> None:
+    path = tmp_path / os.fsdecode(odd)
+    path.touch()
+    for target, companions in ((path, []), (make("beam.inp"), [path])):
+        with pytest.raises(UsageError, match=re.escape(f"{shown}: this file name")) as caught:
+            prepare(target, companions, {})
+        assert "inbox" not in str(caught.value), "it would be rejected there as well"
+
+
+@pytest.mark.parametrize("other", ["job.toml", "beam.inp"])
+def test_in_a_folder_a_job_file_has_one_name(make: Make, tmp_path: Path, other: str) -> None:
+    make(f"case/{other}", "")
+    make("case/x.job.toml", "")
+    with pytest.raises(UsageError, match=r"holds x\.job\.toml: in a folder the job file is called job\.toml; "):
+        prepare(tmp_path / "case", [], {})
+    (tmp_path / "case" / "x.job.toml").rename(tmp_path / "case" / ".x.job.toml")
+    make("case/below/x.job.toml", "")
+    make("case/a.inp", "")
+    assert "below/x.job.toml" in names(prepare(tmp_path / "case", [], {})), "there it is a file like any other"
+
+
+def test_a_job_file_is_no_companion_and_that_of_a_folder_no_target(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"x\.job\.toml is a job file, which cannot go along"):
+        prepare(make("beam.inp"), [make("x.job.toml")], {})
+    with pytest.raises(UsageError, match=re.escape(f"name the folder: {tmp_path}/case")):
+        prepare(make("case/job.toml"), [], {})
+
+
+def test_the_key_of_a_job_file_is_known(make: Make, tmp_path: Path) -> None:
+    job = make("case/job.toml", 'inputs = ["beam.inp"]\nkey = "k1"\n')
+    make("case/beam.inp")
+    assert prepare(tmp_path / "case", [], {}).key == "k1"
+    job = job.rename(job.with_name("beam.job.toml"))
+    assert prepare(job, [], {"solver": "ccx"}).key == "k1"
+    assert prepare(job, [], {"key": "k2"}).key == "k2"
+    assert keys(prepare(job, [], {"key": "k2"}))["key"] == "k2", "options are laid over the job file"
+    assert prepare(job.with_name("beam.inp"), [], {"cpus": 1}).key is None
 
 
 def test_a_link_to_a_file_is_the_users_own_way_to_name_it(make: Make, tmp_path: Path) -> None:

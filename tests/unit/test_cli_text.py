@@ -103,6 +103,14 @@ def test_where_too_little_room_is_left_it_goes_below() -> None:
     assert " ".join(line.strip() for line in lines[1:]) == LONG
 
 
+def test_where_too_little_room_is_left_rows_still_belong_to_the_label_above() -> None:
+    lines = printed(40, [(Text("FAILED "), "beam-1jl9v2k4a", LONG), (Text(), "mast-1jl9v2k4a", LONG)])
+    assert all(len(line) <= 40 for line in lines)
+    assert lines[0].startswith("FAILED")
+    assert [line for line in lines if line.startswith("  mast") or line.startswith("mast")] == ["  mast-1jl9v2k4a"]
+    assert {len(line) - len(line.lstrip()) for line in lines} == {0, 2, 4}
+
+
 def test_no_terminal_is_too_narrow_for_wide_characters() -> None:
     assert "".join(line.strip() for line in printed(3, [("beam", "梁梁梁")])) == "beam梁梁梁"
 

@@ -12,13 +12,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import pytest
 
+from cli_kit import Result, Run, command_line
 from fake_daemon import BEAM, FakeDaemon, Raw, Request, explanation, fake_daemon, row, status, view
 from solvisor.model import Check
 from solvisor.views import (
@@ -48,21 +49,6 @@ CHECKS = (
 )
 
 
-class Result(NamedTuple):
-    """How a command ended. ``lines`` are those of ``out``."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def lines(self) -> list[str]:
-        return self.out.splitlines()
-
-
-Run = Callable[..., Result]
-
-
 @pytest.fixture
 def fake(tmp_path: Path) -> Iterator[FakeDaemon]:
     with fake_daemon(tmp_path / "home") as daemon:
@@ -71,22 +57,8 @@ def fake(tmp_path: Path) -> Iterator[FakeDaemon]:
 
 @pytest.fixture
 def run(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command line, in this process, on the home of ``fake``."""
-    monkeypatch.setenv("SOLVISOR_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> Result:
-        with io.TextIOWrapper(io.FileIO(1, "wb", closefd=False), "utf-8") as out:
-            monkeypatch.setattr("sys.stdout", out)
-            try:
-                code: Any = main(arguments)
-            except SystemExit as ended:  # argparse
-                code = ended.code or 0
-            out.flush()
-            said = capfdbinary.readouterr()
-        return Result(code, said.out.decode(), said.err.decode())
-
-    return call
+    """The command line on the home of ``fake``."""
+    return command_line(tmp_path, capfdbinary, monkeypatch)
 
 
 def refuse(code: str, detail: str = "it may not be", **more: Any) -> Problem:
@@ -498,7 +470,6 @@ def test_submit_sends_files_and_wishes(fake: FakeDaemon, run: Run, beam: Path) -
     result = run("submit", "beam.inp", *words.split(), *more.split(), "--retry-on", "signal", "--retry-on", "timeout")
     assert result == Result(0, f"{BEAM}  ccx  beam.inp\n", "")
     (request,) = fake.asked("POST", "/v1/jobs")
-    assert request.headers["Idempotency-Key"] == "k"
     _, job, first, second, _ = request.body.split(b"--" + request.headers["Content-Type"].split("=")[1].encode())
     assert json.loads(job.split(b"\r\n\r\n")[1]) == {
         "solver": "ccx",
@@ -506,6 +477,7 @@ def test_submit_sends_files_and_wishes(fake: FakeDaemon, run: Run, beam: Path) -
         "name": "B",
         "project": "P",
         "priority": 3,
+        "key": "k",
         "after": [RISER],
         "timeout": "30m",
         "cpus": 4,
@@ -528,7 +500,7 @@ def test_submit_goes_on_after_a_target_that_is_refused(fake: FakeDaemon, run: Ru
     result = run("submit", "odd.xyz", "gone.inp", "bad.job.toml", "beam.inp")
     assert (result.status, result.out) == (1, f"{BEAM}  ccx  b\n")
     first, second, third = result.err.splitlines()
-    assert first == "solvisor: odd.xyz: nobody accepts it"
+    assert first == "solvisor: odd.xyz: nobody accepts it: --solver NAME"
     assert second == "solvisor: gone.inp does not exist; check the name and the folder"
     assert third.startswith('solvisor: bad.job.toml: line 1: cpu: no such key; did you mean "cpus"?')
 
