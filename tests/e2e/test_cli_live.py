@@ -264,6 +264,36 @@ def test_what_jobs_and_logs_say_does_not_reach_the_terminal_as_it_is(shell: Shel
 
 def test_without_its_daemon_a_verb_says_how_to_start_it(shell: Shell) -> None:
     assert shell.daemon.stop() == 0
-    result = shell.run("status")
+    for words in (["status"], ["cancel", "last"], ["submit", shell.write("a.sh", "true\n")]):
+        result = shell.run(*words)
+        assert (result.status, result.out) == (3, "")
+        assert f"solvisor serve --home {shell.daemon.home}" in result.err
+
+
+def test_what_was_can_be_asked_without_a_daemon(shell: Shell) -> None:
+    job = shell.submit(shell.write("bad.sh", "echo computing; echo 'ERROR: no material' >&2; exit 3\n"))
+    assert shell.run("wait", job).status == 1
+    assert shell.run("pause").status == 0
+    later = shell.submit(shell.write("later.sh", "true\n"))
+    verbs = [["list"], ["show", job], ["explain", job], ["logs", job], ["wait", job]]
+    before = [shell.run(*words) for words in verbs]
+    assert shell.daemon.stop() == 0
+    told = f"solvisor: no daemon is running on {shell.daemon.home}; this is what its home says\n"
+    for words, live in zip(verbs[1:], before[1:], strict=True):
+        assert shell.run(*words) == Result(live.status, live.out, told), words
+    assert [row["id"] for row in shell.json("list", "--all")["jobs"]] == [later, job]
+    assert shell.run("get", job, "--out", "results").status == 0
+    assert (shell.folder / "results" / job / "stdout.log").read_text() == "computing\n"
+    assert shell.run("show", "gone").status == 4
+    for words in (["wait", later], ["logs", "-f", later]):
+        result = shell.run(*words)
+        assert (result.status, result.out) == (3, ""), "nobody goes on with it"
+        assert result.err.splitlines()[-1].endswith(f"solvisor serve --home {shell.daemon.home}")
+
+
+def test_a_home_without_a_database_has_nothing_to_say(shell: Shell) -> None:
+    assert shell.daemon.stop() == 0
+    (shell.daemon.home / "state" / "solvisor.db").rename(shell.folder / "aside.db")
+    result = shell.run("list")
     assert (result.status, result.out) == (3, "")
-    assert f"solvisor serve --home {shell.daemon.home}" in result.err
+    assert "solvisor serve" in result.err

@@ -379,7 +379,7 @@ def test_a_home_that_is_a_file_is_told(machine: Machine) -> None:
     done = machine.init()
     assert done.returncode == 2
     assert f"{machine.home}" in done.stderr
-    assert "no configuration was written; choose another home" in done.stderr
+    assert "is not a folder, so it cannot be a home; name another one: --home DIR" in done.stderr
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc, where nobody may write")

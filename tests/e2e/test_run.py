@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -196,6 +197,40 @@ def test_json_is_the_summary_alone(place: Place) -> None:
     assert done.stderr == ""
 
 
+def test_after_a_batch_without_a_daemon_the_next_step_can_be_pasted(place: Place) -> None:
+    folder = place.home.parent / "my home"
+    place.home = place.home.rename(folder)
+    command = [*VERB, "--home", str(place.home), place.input("bad.sh", BAD)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    (following,) = (line for line in done.stdout.splitlines() if line.startswith("next"))
+    assert f"--home '{folder}'" in following
+    words = shlex.split(following.removeprefix("next"))
+    told = subprocess.run([*VERB[:-2], *words[1:]], capture_output=True, text=True, timeout=120)
+    assert (told.returncode, "no material" in told.stdout) == (0, True), told
+
+
+def test_a_job_file_may_have_a_key_of_its_own(place: Place, live: Daemon) -> None:
+    place.input("deck.sh")
+    wish = place.input("wish.job.toml", 'inputs = ["deck.sh"]\nkey = "k1"\n')
+    done = place.run(wish)
+    assert done.returncode == 0, done.stdout
+    (manifest,) = place.manifests().values()
+    assert manifest["key"] == "k1"
+
+
+def test_a_paused_batch_says_so(place: Place, live: Daemon) -> None:
+    Client(place.home).pause("sh", "lunch")
+    client = place.start(place.input("a.sh"))
+    assert client.stderr is not None
+    said = next(line for line in client.stderr if "nothing of the batch" in line)
+    assert "sh was paused" in said
+    assert f"lunch; solvisor resume --home {place.home} sh lets it go on" in said
+    assert f"see: solvisor explain --home {place.home} a-" in said
+    Client(place.home).resume("sh")
+    client.communicate(timeout=120)
+    assert client.returncode == 0
+
+
 def test_kill_9_of_the_client_leaves_no_process(place: Place) -> None:
     client = place.start(*[place.gated(f"g{n}.sh") for n in range(5)])
     place.wait_started(1)
@@ -362,10 +397,12 @@ def test_a_second_ctrl_c_stops_running_jobs(place: Place) -> None:
     terminal.expect("Ctrl-C again stops it")
     terminal.sendintr()
     terminal.expect("leaves at once")
+    terminal.expect_exact("summary.csv and summary.json; ")  # the results of jobs stay where they are
     terminal.expect(pexpect.EOF)
     terminal.close()
     assert terminal.exitstatus == 130
     assert place.states() == ["cancelled"] * 4
+    assert sorted(path.name for path in place.out.iterdir()) == ["summary.csv", "summary.json"]
     place.wait_empty()
 
 
@@ -435,7 +472,7 @@ def test_what_cannot_be_is_told_before_anything_starts(place: Place) -> None:
 
     assert "does not exist" in says(good, str(place.home / "missing.sh"))
     assert "--param load" in says("--param", "load", good)
-    assert "less than 1" in says("--max-jobs", "0", good)
+    assert "from 1 on" in says("--max-jobs", "0", good)
     assert "--timeout" in says("--timeout", "soon", good)
     place.out.mkdir()
     (place.out / "old").touch()

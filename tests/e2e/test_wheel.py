@@ -89,6 +89,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = (folder / "dist").glob("*.whl")
     venv = folder / "venv"
     uv = shutil.which("uv")
+    install: list[str | Path]
     if uv:
         subprocess.run([uv, "venv", "-q", "--python", sys.executable, venv], check=True, timeout=120)
         install = [uv, "pip", "install", "-q", "--python", venv / "bin" / "python", wheel]

@@ -13,14 +13,18 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import msgspec
 import pytest
 
-from fake_daemon import Request, fake_daemon, status
+from fake_daemon import Request, explanation, fake_daemon, status
 from fake_daemon import row as job_row
 from solvisor.errors import SolvisorError
-from solvisor.views import BatchRule, BatchView, JobPage, JobRow, Level, Problem, Submitted
+from solvisor.views import BatchRule, BatchView, Explanation, JobPage, JobRow, Level, Problem, Submitted
 from solvisor_service.batch import conduct as conducting
+from solvisor_service.batch import idle as idling
+from solvisor_service.batch import life as living
 from solvisor_service.batch.conduct import conduct
+from solvisor_service.batch.idle import Idle
 from solvisor_service.batch.ledger import Item, Ledger
 from solvisor_service.batch.life import Life, stem_of
 from solvisor_service.batch.link import Link
@@ -50,6 +54,8 @@ class Daemon:
         self.on_submit: Callable[[str], Any] = lambda key: None
         self.on_poll: Callable[[], Any] = lambda: None
         self.cancelled: list[bool] = []
+        self.why = "paused"
+        self.problems: tuple[str, ...] = ()
         self.log: list[str] = []
         self._lock = threading.Lock()
         self._life = ExitStack()
@@ -58,7 +64,8 @@ class Daemon:
         fake = self._life.enter_context(fake_daemon(self.home))
         fake.answers.update(
             {
-                ("GET", "/v1/status"): lambda _: status(jobs=Level(0, 4)),
+                ("GET", "/v1/status"): lambda _: status(jobs=Level(0, 4), problems=self.problems),
+                **{("GET", f"/v1/jobs/job-{n}/explain"): self._explain for n in range(1, 10)},
                 ("POST", "/v1/batches"): self._open,
                 ("POST", "/v1/jobs"): self._submit,
                 ("GET", "/v1/jobs"): self._jobs,
@@ -74,6 +81,15 @@ class Daemon:
     def _open(self, request: Request) -> BatchView:
         self.rule = json.loads(request.body)
         return self._view()
+
+    def _explain(self, request: Request) -> Explanation:
+        job_id = request.path.split("/")[3]
+        self.log.append(f"explain {job_id}")
+        return explanation(
+            "waits because it was paused.",
+            job=job_row(id=job_id, state="queued"),
+            findings=[{"reason": "paused", "label": self.why, "holds": True, "text": f"{self.why} for now"}],
+        )
 
     def _submit(self, request: Request) -> Any:
         key = request.headers["Idempotency-Key"]
@@ -144,7 +160,15 @@ def job(key: str, state: str) -> JobRow:
 class Run:
     """One ``solvisor run`` without its command line."""
 
-    def __init__(self, home: Path, inputs: int = 4, on_error: str = "skip", patience: float = PATIENCE) -> None:
+    def __init__(
+        self,
+        home: Path,
+        inputs: int = 4,
+        on_error: str = "skip",
+        patience: float = PATIENCE,
+        *,
+        chosen: bool = False,
+    ) -> None:
         items = []
         for n in range(1, inputs + 1):
             path = home / f"case-{n}.inp"
@@ -154,7 +178,7 @@ class Run:
         self.mailbox: Mailbox = SimpleQueue()
         self.console = io.StringIO()
         config = home / "solvisor.toml"
-        self.link = Link(home, config, lambda text: self.mailbox.put(Said(text)), patience)
+        self.link = Link(home, config, lambda text: self.mailbox.put(Said(text)), patience, chosen=chosen)
 
     def go(self) -> Summary:
         life = Life(self.ledger, self.link, self.mailbox, None)
@@ -250,6 +274,56 @@ def test_a_file_that_went_away_is_refused_and_not_taken_for_a_daemon_that_went_a
     summary = run.go()
     assert states(summary) == ["succeeded", "rejected", "succeeded", "succeeded"]
     assert "case-2.inp cannot be read any more" in (summary.rows[1].message or "")
+
+
+def test_the_key_of_a_job_file_is_that_of_its_job(daemon: Daemon) -> None:
+    run = Run(daemon.home, inputs=2)
+    own = run.ledger.items[1]
+    assert own.prepared is not None
+    own.prepared = own.prepared._replace(key="k1")
+    assert states(run.go()) == ["succeeded"] * 2
+    assert daemon.log[:2] == [f"submit {BATCH}/1", "submit k1"]
+
+
+def test_a_batch_of_which_nothing_runs_says_why_once_a_reason(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idling, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(living, "_ROWS_EVERY_SECONDS", 0.0)
+    run = Run(daemon.home, inputs=2)
+    daemon.per_poll = 0
+
+    def poll() -> None:
+        asked = sum(line.startswith("explain") for line in daemon.log)
+        daemon.why = "paused" if asked < 3 else "license"
+        daemon.per_poll = 1 if asked > 5 else 0
+
+    daemon.on_poll = poll
+    assert states(run.go()) == ["succeeded"] * 2
+    said = [line for line in run.console.getvalue().splitlines() if "nothing of the batch" in line]
+    told = "solvisor: nothing of the batch runs; job-1 waits because it was paused."
+    assert said == [f"{told} {why} for now; see: solvisor explain job-1" for why in ("paused", "license")]
+
+
+def test_a_batch_that_runs_or_waits_a_moment_is_not_explained() -> None:
+    idle = Idle()
+    queued = batch_of(queued=2)
+    assert [idle.is_due(queued, now) for now in (10.0, 11.0, 12.9, 13.0, 13.1, 15.9, 16.1)] == [
+        *(False, False, False, True, False, False, True)
+    ]
+    for busy in (batch_of(queued=2, running=1), batch_of(queued=2, collecting=1), batch_of(succeeded=2)):
+        assert not idle.is_due(busy, 30.0)
+        assert [idle.is_due(queued, now) for now in (40.0, 42.0)] == [False, False], "it begins anew"
+
+
+def test_a_job_that_waits_no_more_is_not_explained() -> None:
+    idle = Idle()
+    holds = {"reason": "license", "label": "license", "holds": True, "text": "ccx: needs 1", "what": "ccx"}
+    assert idle.words(explanation("runs.", job=job_row(state="running"), findings=[holds])) is None
+    assert idle.words(explanation("starts now.", job=job_row(state="queued"))) is None
+    waits = explanation("waits.", job=job_row(state="queued"), findings=[holds | {"holds": False}, holds])
+    assert "ccx: needs 1; see: solvisor explain" in (idle.words(waits) or "")
+    assert idle.words(waits) is None, "once a reason"
+    other = explanation("waits.", job=job_row(state="queued"), findings=[holds | {"what": "other"}])
+    assert idle.words(other) is not None
 
 
 # --- a daemon that goes away ------------------------------------------------------------------------------------------
@@ -429,6 +503,22 @@ def test_an_unknown_solver_is_told_with_those_there_are(daemon: Daemon) -> None:
     assert daemon.rule == {}
 
 
+def test_an_unknown_solver_may_be_one_of_a_configuration_that_was_not_read_yet(daemon: Daemon) -> None:
+    daemon.problems = ("the disk is full", "the configuration was changed since; restart the daemon")
+    run = Run(daemon.home)
+    run.ledger.solver = "cxx"
+    with pytest.raises(SolvisorError, match=r"orcaflex; the configuration was changed since; restart the daemon$"):
+        run.go()
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_a_configuration_that_is_not_used_is_told(daemon: Daemon, chosen: bool) -> None:
+    run = Run(daemon.home, chosen=chosen)
+    run.go()
+    told = f"--config {daemon.home}/solvisor.toml is not used"
+    assert run.console.getvalue().count(told) == chosen
+
+
 def test_more_jobs_than_the_daemon_runs_at_once_are_told(daemon: Daemon) -> None:
     run = Run(daemon.home)
     run.ledger.rule = BatchRule(max_jobs=9)
@@ -459,6 +549,12 @@ def test_without_daemon_and_configuration_it_says_how_to_get_one(tmp_path: Path)
 )
 def test_the_folder_of_a_result_is_named_like_its_input(given: str, stem: str) -> None:
     assert stem_of(given) == stem
+
+
+def batch_of(**counts: int) -> BatchView:
+    """A batch with so many jobs in each state."""
+    facts = {"id": BATCH, "name": "", "user": None, "on_error": "skip", "max_jobs": None, "stopped": None}
+    return msgspec.convert(facts | {"closed": True, "over": False} | dict.fromkeys(STATES, 0) | counts, BatchView)
 
 
 def wished(run: Run, wish: int) -> bool:

@@ -107,7 +107,7 @@ def test_where_too_little_room_is_left_rows_still_belong_to_the_label_above() ->
     lines = printed(40, [(Text("FAILED "), "beam-1jl9v2k4a", LONG), (Text(), "mast-1jl9v2k4a", LONG)])
     assert all(len(line) <= 40 for line in lines)
     assert lines[0].startswith("FAILED")
-    assert [line for line in lines if line.startswith("  mast") or line.startswith("mast")] == ["  mast-1jl9v2k4a"]
+    assert [line for line in lines if line.startswith(("  mast", "mast"))] == ["  mast-1jl9v2k4a"]
     assert {len(line) - len(line.lstrip()) for line in lines} == {0, 2, 4}
 
 

@@ -108,6 +108,38 @@ def test_status_says_what_is_wrong_and_what_is_paused(fake: FakeDaemon, run: Run
     assert result.lines[3] == "PAUSED   orcaflex, since 1 Feb 2020 by ann: server down a[31mbc"
 
 
+def test_status_tells_what_the_inbox_holds_back_in_one_phrase_a_kind(fake: FakeDaemon, run: Run) -> None:
+    folders = [InboxWait(f"case{n}", "folder", "holds no job.toml and not exactly one input; waits") for n in range(4)]
+    fake.answers["GET", "/v1/status"] = status(
+        inbox=(
+            *folders,
+            InboxWait(f"readme{HOSTILE}.txt", "job_file", "waits for a job file that names it"),
+            InboxWait("a.job.toml", "companion", "waits for mesh.inc, which it names"),
+            InboxWait("big.sim", "settling", "still growing"),
+            InboxWait("big2.sim", "settling", "still growing"),
+            InboxWait("x", "other", "is new"),
+        ),
+        inbox_total=9,
+    )
+    (line,) = (line for line in run("status").lines if line.startswith("WAITING"))
+    assert line.removeprefix("WAITING  ").split("   ") == [
+        "4 folders without a job.toml (case0, ...)",
+        "1 waits for a job file that names it (readmea[31mbc .txt)",
+        "1 job file whose inputs are not all there (a.job.toml)",
+        "2 settling (big.sim, ...)",
+        "1 other (x)",
+    ]
+
+
+def test_every_way_to_wait_in_the_inbox_has_its_words() -> None:
+    from typing import get_args
+
+    from solvisor.inbox.sorting import Why
+    from solvisor_service.cli.verbs.status import DROPS
+
+    assert set(DROPS) == set(get_args(Why))
+
+
 def test_status_of_an_idle_daemon_says_how_to_begin(fake: FakeDaemon, run: Run) -> None:
     fake.answers["GET", "/v1/status"] = status()
     assert run("status").lines[-1] == "Nothing to do. Drop an input in /srv/solvisor/inbox, or: solvisor submit FILE"
@@ -302,6 +334,13 @@ def test_show_tells_all_and_lists_the_files(fake: FakeDaemon, run: Run) -> None:
     assert said["files"] == "output/beam.frd 5.9 KiB"
     assert said["folder"] == f"done/{BEAM}/"
     assert "input/beam.inp" not in result.out
+
+
+def test_show_names_the_first_of_many_files(fake: FakeDaemon, run: Run) -> None:
+    publish(fake, {f"output/{n:03}": b"x" for n in range(1000)})
+    lines = run("show", "last").lines
+    assert sum("output/" in line for line in lines) == 20
+    assert sum("... and 980 more, listed in manifest.json" in line for line in lines) == 1
 
 
 def test_show_of_a_job_whose_folder_is_gone_shows_the_rest(fake: FakeDaemon, run: Run) -> None:

@@ -30,10 +30,13 @@ FOLDERS: Final[Mapping[str, str]] = {"bash": "_shtab_compgen_dirs", "zsh": "_fil
 """How a shell completes an argument (``action.complete``); spelled out, for importing shtab costs every verb."""
 
 _COMMAND: Final = re.compile(
-    r"\bsolvisor ((?:config (?:check|show)|service install|init|serve|run|submit|status|list|show|logs|get|wait|cancel"
-    r"|retry|pause|resume|explain|try|doctor)\b)(?![\w-])(?! --h)"
+    r"(?<!\")\bsolvisor ((?:config (?:check|show)|service install|init|serve|run|submit|status|list|show|logs|get|wait"
+    r"|cancel|retry|pause|resume|explain|try|doctor)\b)(?![\w-])(?![^;\n]* --(?:home|help)\b)"
 )
-"""A command in a text, of a verb that takes ``--home`` and is told without it."""
+"""A command in a text, of a verb that takes ``--home`` and is told without it; it ends with a semicolon at the latest.
+
+In double quotes it is what somebody did, and nothing to paste.
+"""
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What ``add_subparsers`` returns."""

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from solvisor.errors import HomeError
 from solvisor_service.cli.shared import SYSTEM_HOME
 from solvisor_service.cli.text import duration
 from solvisor_service.client import PATH_MAX, Client, NotPermitted, NotRunning
@@ -67,7 +68,7 @@ def status_socket(subject: Subject) -> Iterator[Finding]:
             f"{path}: the daemon does not answer within {ANSWER_SECONDS:g} s; it hangs or is stopped",
             "read state/log/solvisor.jsonl; restart the daemon, which loses nothing",
         )
-    except NotRunning:
+    except (HomeError, NotRunning):
         if subject.holder is not None:
             what = "does not answer" if there else "is not there"
             yield warning(f"{path} {what} although a daemon runs", "read state/log/solvisor.jsonl; restart the daemon")

@@ -67,7 +67,9 @@ def configuration(subject: Subject) -> Iterator[Finding]:
 def notify(subject: Subject) -> Iterator[Finding]:
     """The program that tells people, if there is to be one."""
     config, around = subject.config, subject.surroundings
-    if config is not None and config.notify is not None:
+    if config is None or config.notify is None:
+        yield ok("nobody is told of anything")
+    else:
         path = around.environ.get("PATH", os.defpath)
         try:
             found = command.find_program(config.notify.command[0], "[notify]", config.path.parent, path)

@@ -20,7 +20,7 @@ _SEPARATOR = "   "
 _WORDS = {"jobs": "room for one more job", "cpus": "cores", "dependency": "another job", "hours": "its hours"}
 """What a job waits for, where the reason's own name does not say it."""
 
-_DROPS: Final[Mapping[str, tuple[str, str]]] = {
+DROPS: Final[Mapping[str, tuple[str, str]]] = {
     "settling": ("settling", "settling"),
     "second_name": ("file with a second name", "files with a second name"),
     "claim": ("drop that could not be taken yet", "drops that could not be taken yet"),
@@ -118,7 +118,7 @@ def _waits(status: Status) -> Iterator[str]:
     for drop in status.inbox:
         by_why.setdefault(drop.why, []).append(drop)
     for why, drops in by_why.items():
-        one, several = _DROPS.get(why, (why, why))
+        one, several = DROPS.get(why, (why, why))
         first = f"{drops[0].name}, {drops[0].text}" if why == "settling" else drops[0].name
         yield f"1 {one} ({first})" if len(drops) == 1 else f"{len(drops)} {several} ({drops[0].name}, ...)"
     if status.inbox_total > len(status.inbox):
