@@ -126,7 +126,7 @@ async def _call(app: Any, target: str, content: IO[bytes]) -> tuple[int, Message
         "query_string": query.encode(),
         "root_path": "",
         "headers": [],
-        "client": ("uid", os.getuid()) if sys.platform != "win32" else None,
+        "client": _peer(),
         "server": ("solvisor", None),
     }
     status, headers = 500, Message()
@@ -151,3 +151,10 @@ async def _call(app: Any, target: str, content: IO[bytes]) -> tuple[int, Message
 
     await app(scope, receive, send)
     return status, headers
+
+
+def _peer() -> tuple[str, int] | None:
+    """Who asks, as the socket would tell it."""
+    if sys.platform == "win32":
+        return None
+    return "uid", os.getuid()

@@ -154,10 +154,10 @@ def explanation(world: World, limits: Limits, view: JobView, now: float, now_us:
         case State.COLLECTING:
             return Explanation(job=view, headline="has ended; its results are being judged and made safe.")
         case State.SUCCEEDED:
-            seconds = f" in {view.run_seconds:.1f} s" if view.run_seconds is not None else ""
+            seconds = f" in {_in_words(view.run_seconds)}" if view.run_seconds is not None else ""
             return Explanation(job=view, headline=f"SUCCEEDED{seconds}.", checks=view.checks)
         case State.FAILED:
-            seconds = f" after {view.run_seconds:.1f} s" if view.run_seconds is not None else ""
+            seconds = f" after {_in_words(view.run_seconds)}" if view.run_seconds is not None else ""
             tries = f", try {view.tries} of {max(view.tries, view.tries_max)}" if view.tries else ""
             todo = NEXT.get(view.cause, NEXT_ELSE) if view.cause is not None else NEXT_ELSE
             return Explanation(
@@ -166,6 +166,10 @@ def explanation(world: World, limits: Limits, view: JobView, now: float, now_us:
         case _:
             again = None if view.state is State.REJECTED else f"to run it after all: solvisor retry {view.id}"
             return Explanation(job=view, headline=view.state.value.upper(), checks=view.checks, next=again)
+
+
+def _in_words(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def waiting_for(world: World, limits: Limits) -> tuple[Waiting, ...]:
