@@ -130,11 +130,11 @@ def make_folders(home: Path, account: Account, did: list[str], *, own_inbox: boo
     """
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
-        made = _make(home, did)
-        fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        _make(home, did)
+        fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             found = os.fstat(fd)
-            if made or (found.st_uid == 0 and not os.listdir(fd)):
+            if found.st_uid == 0 and not os.listdir(fd):
                 os.fchmod(fd, HOME_MODE)
             elif found.st_uid != account.uid:
                 raise ServiceError(
@@ -150,13 +150,12 @@ def make_folders(home: Path, account: Account, did: list[str], *, own_inbox: boo
         raise ServiceError(f"the folders of the home {home} cannot be made: {error.strerror}") from None
 
 
-def _make(folder: Path, did: list[str]) -> bool:
+def _make(folder: Path, did: list[str]) -> None:
     try:
         folder.mkdir(0o700)
     except FileExistsError:
-        return False
+        return
     did.append(f"made {folder}")
-    return True
 
 
 def _inbox(home: Path, home_fd: int, account: Account, did: list[str]) -> None:

@@ -32,6 +32,9 @@ PATH_MAX = 107
 """Bytes in the path of a Unix socket; a longer one is reached through its folder."""
 
 CHUNK = 1 << 16
+SAFE_SECONDS = 1800.0
+"""How long files that were sent may take to be safe on the disk: a job that was made must not look like none."""
+
 ANSWER_SECONDS = 30.0
 """How long the daemon may take to begin an answer, beside what it was asked to wait."""
 CROWDED_SECONDS = 0.02
@@ -193,7 +196,8 @@ class Client:
         headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
         if key is not None:
             headers["Idempotency-Key"] = key.encode().decode("latin-1")  # as UTF-8, which http.client would refuse
-        with self._request("POST", "/v1/jobs", {"batch": batch}, _multipart(boundary, uploads, job), headers) as answer:
+        body = _multipart(boundary, uploads, job)
+        with self._request("POST", "/v1/jobs", {"batch": batch}, body, headers, patience=SAFE_SECONDS) as answer:
             return msgspec.json.decode(answer.read(), type=Submitted)
 
     def cancel(self, job: str) -> JobView:
@@ -234,9 +238,10 @@ class Client:
         with self._request("GET", path) as answer:
             return answer.read()
 
-    def _post(self, path: str, kind: type[T], body: object = None) -> T:
+    def _post(self, path: str, kind: type[T], body: object = None, *, patience: float = 0.0) -> T:
         data = b"" if body is None else msgspec.json.encode(body)
-        with self._request("POST", path, body=data, headers={"Content-Type": "application/json"}) as answer:
+        headers = {"Content-Type": "application/json"}
+        with self._request("POST", path, body=data, headers=headers, patience=patience) as answer:
             return msgspec.json.decode(answer.read(), type=kind)
 
     def _not_running(self) -> NotRunning:

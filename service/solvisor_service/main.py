@@ -111,6 +111,8 @@ async def _run(
         tasks.start_soon(extend_timeout, STARTING_SECONDS)
         alive = await anyio.to_thread.run_sync(posix.kill_earlier_life, home_id, KILL_SECONDS)
         live, adopted = await anyio.to_thread.run_sync(_left_behind, config, limits, home, store, claims)
+        if until_eof:
+            adopted = [intake for intake in adopted if intake.spec.batch is not None and intake.spec.batch == batch]
         notifier = Notifier(
             config.notify,
             home=home,
@@ -126,10 +128,14 @@ async def _run(
             notifier.job(job)
 
         def batch_over(over: Batch) -> None:
-            telling.start_soon(tell_batch, over)
+            if config.notify is not None:
+                telling.start_soon(tell_batch, over)
 
         async def tell_batch(over: Batch) -> None:
-            notifier.batch(over, await desk.finished_of_batch(over))
+            try:
+                notifier.batch(over, await desk.finished_of_batch(over))
+            except SolvisorError as error:  # a courtesy must not end what runs jobs
+                log.warning("notify.failed", id=over.id, on="batch", error=str(error))
 
         engine = Engine(
             config=config,
@@ -164,23 +170,27 @@ async def _run(
         if until_eof:
             tasks.start_soon(drain_at_eof, engine)
         with listening(home.run / SOCKET) as sock:
-            async with anyio.create_task_group() as telling:
+            async with anyio.create_task_group() as talking:
+                async with anyio.create_task_group() as telling:
 
-                def ready() -> None:
-                    tasks.start_soon(serve, make_app(desk, JobFolder(home)), sock)
-                    log.info("daemon.ready", home=str(home.root), inbox=str(home.inbox), solvers=sorted(config.solver))
-                    notify("READY=1")
+                    def ready() -> None:
+                        talking.start_soon(serve, make_app(desk, JobFolder(home)), sock)
+                        log.info(
+                            "daemon.ready", home=str(home.root), inbox=str(home.inbox), solvers=sorted(config.solver)
+                        )
+                        notify("READY=1")
 
-                await engine.run(
-                    jobs=live,
-                    adopted=adopted,
-                    alive=alive,
-                    survivors=partial(posix.survivors, home_id),
-                    intake=anyio.sleep_forever if until_eof else partial(inbox.run, engine.accept),
-                    ready=ready,
-                )
-        with anyio.move_on_after(NEWS_SECONDS):
-            await notifier.finish()
+                    await engine.run(
+                        jobs=live,
+                        adopted=adopted,
+                        alive=alive,
+                        survivors=partial(posix.survivors, home_id),
+                        intake=anyio.sleep_forever if until_eof else partial(inbox.run, engine.accept),
+                        ready=ready,
+                    )
+                with anyio.move_on_after(NEWS_SECONDS):
+                    await notifier.finish()
+                talking.cancel_scope.cancel()
         tasks.cancel_scope.cancel()
     log.info("daemon.stopped", home=str(home.root))
 

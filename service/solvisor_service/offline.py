@@ -31,7 +31,7 @@ from solvisor.errors import ConfigError
 from solvisor.events import Lost
 from solvisor.history import History
 from solvisor.home import Home
-from solvisor.model import TERMINAL, Demand, Job, Limits, State
+from solvisor.model import TERMINAL, Demand, Limits, State
 from solvisor.pile import Bell
 from solvisor.process import host
 from solvisor.questions import Questions
@@ -80,18 +80,21 @@ class _Answer:
 class _Still:
     """What questions need to know of an engine, where there is none: everything waits."""
 
-    def __init__(self, config: Config, limits: Limits, jobs: list[Job]) -> None:
+    def __init__(self, config: Config, limits: Limits, history: History) -> None:
         self.config = config
         self.limits = limits
         self.trouble: dict[str, str] = {}
         self.bell = Bell()
         self.over = True
         self.world = World()
+        jobs = history.live_jobs()
+        batches = {name: history.batch(name) for job in jobs if (name := job.spec.batch) is not None}
         open_ids = {job.id for job in jobs if job.state not in TERMINAL}
         for job in jobs:
             demand = config.demand(job.spec) or Demand(job.spec.solver, 1, 0)
             unmet = frozenset(job.spec.after) & open_ids if job.state is State.QUEUED else frozenset()
-            machine.restore(self.world, job, demand, unmet, time.monotonic())
+            batch = batches.get(job.spec.batch or "")
+            machine.restore(self.world, job, demand, unmet, time.monotonic(), batch=batch)
         for job in jobs:
             if job.state is State.RUNNING:  # its daemon died; the next one runs it again
                 machine.apply(self.world, Lost(job.id, job.current.token, None, now_us()))
@@ -107,7 +110,7 @@ async def _ask(home_path: Path, config_path: Path, target: str, content: IO[byte
         config = Config(path=config_path)
         limits = config.limits(1, 0)
     with contextlib.closing(History.open(home.db)) as history:
-        known = _Still(config, limits, history.live_jobs())
+        known = _Still(config, limits, history)
         questions = Questions(known=known, home=home, history=history, host=socket.gethostname())
         return await _call(make_reader(questions, JobFolder(home)), target, content)
 

@@ -12,7 +12,7 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import date, datetime
 from functools import partial
 from pathlib import Path
@@ -95,7 +95,8 @@ class Desk(Questions):
         path = self._engine.config.path
         as_read = await anyio.to_thread.run_sync(_stamp, path, limiter=self._looking)
         while True:
-            self._disk_free = await anyio.to_thread.run_sync(self._home.free_bytes, limiter=self._looking)
+            with suppress(OSError):  # what cannot be told now is told later
+                self._disk_free = await anyio.to_thread.run_sync(self._home.free_bytes, limiter=self._looking)
             if await anyio.to_thread.run_sync(_stamp, path, limiter=self._looking) == as_read:
                 self._engine.trouble.pop(CHANGED, None)
             else:

@@ -21,7 +21,7 @@ from .errors import Refused, SolvisorError
 from .history import Filters, History
 from .home import Home
 from .manifest import Manifest
-from .model import TARGETS, TERMINAL, Job, Limits
+from .model import TARGETS, TERMINAL, Check, Job, Limits
 from .pile import Bell
 from .views import BatchView, Explanation, JobPage, JobRow, JobView
 from .world import World
@@ -107,7 +107,7 @@ class Questions:
         found = await self._read(partial(self._history.page, filters, before, limit))
         rows = []
         for job in found:
-            row = self._row(self._known.world.jobs.get(job.id, job))
+            row = self._row(await self._current(job))
             if not filters.states or row.state in filters.states:
                 rows.append(row)
         return JobPage(tuple(rows), str(found[-1].seq) if len(found) == limit else None)
@@ -142,6 +142,14 @@ class Questions:
             raise NoSuchJob(f"{ids[0]} is gone from the database")
         return found
 
+    async def _current(self, job: Job) -> Job:
+        """The job as it is now; one that left the world since it was read has its end in a row."""
+        live = self._known.world.jobs.get(job.id)
+        if live is not None or job.state in TERMINAL:
+            return live or job
+        ended = await self._read(partial(self._history.job, job.id))
+        return self._known.world.jobs.get(job.id) or ended or job
+
     def must_be_published(self, job: Job) -> None:
         """Raises ``Conflict`` while the result of a job is not in its place."""
         if job.id in self._known.world.jobs:
@@ -150,14 +158,13 @@ class Questions:
 
     async def view(self, job: Job) -> JobView:
         """All that is known of a job."""
-        live = job.id in self._known.world.jobs
-        manifest = None
-        if not live:
+        job = await self._current(job)
+        checks: tuple[Check, ...] = ()
+        if job.id not in self._known.world.jobs:
             manifest = await anyio.to_thread.run_sync(self._manifest, job, limiter=self._looking)
+            checks = manifest.checks if manifest else ()
         config = self._known.config
         settings = config.settings(job.spec) if job.spec.solver in config.solver else None
-        job = self._known.world.jobs.get(job.id, job)
-        checks = manifest.checks if manifest else ()
         return answers.view(self._known.world, self._known.limits, job, settings, checks, now_us())
 
     async def explain(self, job: Job) -> Explanation:

@@ -17,7 +17,7 @@ import msgspec
 from .errors import StoreError, StoreFailed, StoreUnavailable
 from .model import Attempt, Batch, Cause, ExitFacts, Job, JobSpec, Pause, Settings, State
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # Lists of values are spelled out: a schema version is frozen once released, the enumerations are not.
 SCHEMA = """

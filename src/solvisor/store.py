@@ -227,6 +227,11 @@ class Store:
             raise damaged(self._path, problem)
         version = execute("PRAGMA user_version").fetchone()[0]
         tables = execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        if 0 < version < SCHEMA_VERSION:
+            raise StoreError(
+                f"{self._path} was written by an earlier Solvisor (schema version {version}, this one knows "
+                f"{SCHEMA_VERSION}); the file is kept as it is: let that one finish its jobs, then choose a new home"
+            )
         if version > SCHEMA_VERSION or (tables and not version):
             raise StoreError(
                 f"{self._path} has schema version {version}, this Solvisor knows {SCHEMA_VERSION}; the file is kept "

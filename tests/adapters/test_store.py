@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sqlite3
 import subprocess
@@ -300,7 +301,7 @@ def test_what_is_no_database_is_kept(path: Path) -> None:
     assert path.read_bytes() == b"this is not a database" * 500
 
 
-@pytest.mark.parametrize("prepare", ["PRAGMA user_version = 2", "CREATE TABLE other (x)"])
+@pytest.mark.parametrize("prepare", ["PRAGMA user_version = 3", "CREATE TABLE other (x)"])
 def test_a_database_of_another_program_is_refused(path: Path, prepare: str) -> None:
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE some (x)")
@@ -393,3 +394,14 @@ def test_a_kill_while_the_database_is_made_leaves_one_that_opens(path: Path) -> 
     connection.execute("PRAGMA journal_mode = WAL")
     connection.close()
     assert reopened(path) == []
+
+
+def test_a_database_of_an_earlier_version_is_refused_and_kept(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 1")
+        connection.execute("CREATE TABLE jobs (id)")
+        connection.commit()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"written by an earlier Solvisor .* choose a new home"):
+        Store.open(path)
+    assert path.read_bytes() == before

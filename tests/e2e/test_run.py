@@ -190,6 +190,13 @@ def test_a_batch_of_good_inputs_ends_with_0_and_needs_no_folder(place: Place) ->
     assert f"{place.home}/done/ID/" in done.stdout
 
 
+def test_a_configuration_that_is_named_is_that_of_its_own_daemon(place: Place) -> None:
+    named = (place.home / "solvisor.toml").rename(place.home.parent / "named.toml")
+    done = place.run("--config", str(named), place.input("a.sh"))
+    assert done.returncode == 0, done.stderr
+    assert "is not used" not in done.stderr
+
+
 def test_json_is_the_summary_alone(place: Place) -> None:
     done = place.run("--json", place.input("a.sh"), place.input("b.sh", BAD))
     assert done.returncode == 1

@@ -286,3 +286,34 @@ async def test_a_changed_configuration_is_told_and_is_no_trouble(bench: Bench, m
         status = bench.desk.status()
         assert status.problems[0].startswith("the configuration ")
         assert status.health == "healthy"
+
+
+async def test_a_job_that_is_published_while_it_is_looked_up_is_shown_as_finished(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, gate = threading.Event(), threading.Event()
+    page = module.History.page
+
+    def slow(*args: Any) -> list[Job]:
+        found = page(*args)
+        read.set()
+        assert gate.wait(30)
+        return found
+
+    shown: list[str] = []
+
+    async def ask() -> None:
+        found = await bench.desk.page(EVERYTHING, None, 10)
+        shown.extend(job.state for job in found.jobs)
+
+    async with bench.running(), anyio.create_task_group() as tasks:
+        sent = await bench.send()
+        await launched(bench, 1)
+        stale = await bench.desk.find(sent.id, None)
+        monkeypatch.setattr(module.History, "page", slow)
+        tasks.start_soon(ask)
+        await eventually(read.is_set, "the rows were read while it ran")
+        await run_to_end(bench, sent.id)
+        gate.set()
+        assert (await bench.desk.view(stale)).state == "succeeded"
+    assert shown == ["succeeded"]

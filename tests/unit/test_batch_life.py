@@ -280,9 +280,9 @@ def test_the_key_of_a_job_file_is_that_of_its_job(daemon: Daemon) -> None:
     run = Run(daemon.home, inputs=2)
     own = run.ledger.items[1]
     assert own.prepared is not None
-    own.prepared = own.prepared._replace(key="k1")
+    own.prepared = own.prepared._replace(key="Ω-1")
     assert states(run.go()) == ["succeeded"] * 2
-    assert daemon.log[:2] == [f"submit {BATCH}/1", "submit k1"]
+    assert [line.encode("latin-1").decode() for line in daemon.log[:2]] == [f"submit {BATCH}/1", "submit Ω-1"]
 
 
 def test_a_batch_of_which_nothing_runs_says_why_once_a_reason(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:

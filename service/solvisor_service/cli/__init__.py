@@ -8,13 +8,14 @@ modules are imported by the function that needs them, for ``--help`` and the cli
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import importlib
 import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 from solvisor import __version__
 from solvisor.errors import SolvisorError
@@ -64,14 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SolvisorError as error:
         return _failed(error, error.exit_status, arguments)
     except BrokenPipeError:
-        _give_up(sys.stdout)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         if error.filename is not None:
             return _failed(f"{os.fsdecode(error.filename)}: {error.strerror}", 1, arguments)
         if error.errno not in _OUTPUT_LOST:
             raise
-        _give_up(sys.stdout)
         return _failed(f"what is to be printed cannot be written: {error.strerror}", 1, arguments)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -80,19 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _failed(error: SolvisorError | str, status: int, arguments: argparse.Namespace) -> int:
     """Say it; where that cannot be written either, the exit status is all that is left to say."""
-    try:
+    with contextlib.suppress(OSError):
         complain(error, arguments)
-    except OSError:
-        _give_up(sys.stdout)
-        _give_up(sys.stderr)
     return status
-
-
-def _give_up(stream: TextIO) -> None:
-    """Let nothing more of a stream reach the file that takes none; the interpreter flushes it when it ends."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
 
 
 def parser() -> argparse.ArgumentParser:

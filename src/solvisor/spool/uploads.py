@@ -129,8 +129,8 @@ class Upload:
             syncs.add(files.spots_in(self._input_fd))
             syncs.add([(".", self._input_fd), (PLAN, self._job_fd), (".", self._job_fd)])
         os.rename(self._folder, self.job_id, src_dir_fd=self._work_fd, dst_dir_fd=self._work_fd)
-        files.durable([(".", self._work_fd)])
         self._folder = self.job_id
+        files.durable([(".", self._work_fd)])
         return Taken(take, facts, our_uid())
 
     def discard(self) -> None:
