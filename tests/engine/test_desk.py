@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from scripted import Bench, finish, launched, run_to_end
 from solvisor import desk as module
 from solvisor.errors import Refused
-from solvisor.history import Filters
+from solvisor.history import Filters, History
 from solvisor.model import Job, State
 from solvisor.questions import AmbiguousJob, Conflict, NoSuchJob
 from waiting import eventually
@@ -292,7 +292,7 @@ async def test_a_job_that_is_published_while_it_is_looked_up_is_shown_as_finishe
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, gate = threading.Event(), threading.Event()
-    page = module.History.page
+    page = History.page
 
     def slow(*args: Any) -> list[Job]:
         found = page(*args)
@@ -310,7 +310,7 @@ async def test_a_job_that_is_published_while_it_is_looked_up_is_shown_as_finishe
         sent = await bench.send()
         await launched(bench, 1)
         stale = await bench.desk.find(sent.id, None)
-        monkeypatch.setattr(module.History, "page", slow)
+        monkeypatch.setattr(History, "page", slow)
         tasks.start_soon(ask)
         await eventually(read.is_set, "the rows were read while it ran")
         await run_to_end(bench, sent.id)
