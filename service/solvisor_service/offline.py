@@ -89,6 +89,7 @@ class _Still:
         self.world = World()
         jobs = history.live_jobs()
         batches = {name: history.batch(name) for job in jobs if (name := job.spec.batch) is not None}
+        self.world.pauses = {pause.solver: pause for pause in history.pauses()}
         open_ids = {job.id for job in jobs if job.state not in TERMINAL}
         for job in jobs:
             demand = config.demand(job.spec) or Demand(job.spec.solver, 1, 0)

@@ -17,10 +17,21 @@ from urllib.parse import quote
 
 from msgspec import Struct
 
-from .model import Batch, Job, State
-from .rows import ATTEMPT_COLUMNS, BATCH_COLUMNS, JOB_COLUMNS, to_attempt, to_batch, to_job, translated
+from .model import Batch, Job, Pause, State
+from .rows import (
+    ATTEMPT_COLUMNS,
+    BATCH_COLUMNS,
+    JOB_COLUMNS,
+    PAUSE_COLUMNS,
+    to_attempt,
+    to_batch,
+    to_job,
+    to_pause,
+    translated,
+)
 
 _JOB = f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ?"
+_PAUSES = f"SELECT {PAUSE_COLUMNS} FROM pauses"
 _LIVE = f"SELECT {JOB_COLUMNS} FROM jobs WHERE published = 0 ORDER BY seq"
 _ATTEMPTS = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE job_id = ? ORDER BY n"
 _BATCH = f"SELECT {BATCH_COLUMNS} FROM batches WHERE id = ?"
@@ -107,6 +118,11 @@ class History:
         """All jobs not yet published, in the order of ``seq``."""
         with translated(self._path):
             return [self._whole(row) for row in self._connection.execute(_LIVE).fetchall()]
+
+    def pauses(self) -> list[Pause]:
+        """The pauses in force."""
+        with translated(self._path):
+            return [to_pause(row) for row in self._connection.execute(_PAUSES).fetchall()]
 
     def job_of_key(self, key: str) -> Job | None:
         """The job that has this idempotency key."""

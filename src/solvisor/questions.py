@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 
 import anyio
 import msgspec
+from msgspec.structs import replace
 
 from . import answers
 from .clock import now_us
@@ -21,7 +22,7 @@ from .errors import Refused, SolvisorError
 from .history import Filters, History
 from .home import Home
 from .manifest import Manifest
-from .model import TARGETS, TERMINAL, Check, Job, Limits
+from .model import TARGETS, TERMINAL, Check, Job, Limits, State
 from .pile import Bell
 from .views import BatchView, Explanation, JobPage, JobRow, JobView
 from .world import World
@@ -170,7 +171,10 @@ class Questions:
     async def explain(self, job: Job) -> Explanation:
         """Why a job is where it is."""
         view = await self.view(job)
-        return answers.explanation(self._known.world, self._known.limits, view, time.monotonic(), now_us())
+        found = answers.explanation(self._known.world, self._known.limits, view, time.monotonic(), now_us())
+        if self._known.over and view.state is State.QUEUED:
+            return replace(found, headline="waits for a daemon: solvisor serve starts one.")
+        return found
 
     async def wait_finished(self, job_id: str, seconds: float) -> None:
         """Until the job's result lies in its place, or its processes would not die; at most so long."""

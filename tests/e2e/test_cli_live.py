@@ -279,6 +279,9 @@ def test_what_was_can_be_asked_without_a_daemon(shell: Shell) -> None:
     before = [shell.run(*words) for words in verbs]
     assert shell.daemon.stop() == 0
     told = f"solvisor: no daemon is running on {shell.daemon.home}; this is what its home says\n"
+    held = shell.run("explain", later).out
+    assert "waits for a daemon: solvisor serve starts one." in held
+    assert "everything was paused" in held
     for words, live in zip(verbs[1:], before[1:], strict=True):
         assert shell.run(*words) == Result(live.status, live.out, told), words
     assert [row["id"] for row in shell.json("list", "--all")["jobs"]] == [later, job]
