@@ -76,7 +76,7 @@ def fetch_pip(folder):
             link = re.search('href="([^"]*/' + re.escape(PIP_WHEEL) + ')[#"]', page.read().decode())
         if not link:
             raise ValueError("it does not list that file")
-        with urllib.request.urlopen(urllib.parse.urljoin(index, link.group(1)), timeout=60) as download:  # noqa: S310
+        with urllib.request.urlopen(urllib.parse.urljoin(index, link.group(1)), timeout=60) as download:  # noqa: S310  as above
             content = download.read()
         if hashlib.sha256(content).hexdigest() != PIP_SHA256:
             raise ValueError("what it sent has another hash")

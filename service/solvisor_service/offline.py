@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import sys
 import tempfile
 import time
@@ -83,7 +82,6 @@ class _Still:
     def __init__(self, config: Config, limits: Limits, history: History) -> None:
         self.config = config
         self.limits = limits
-        self.trouble: dict[str, str] = {}
         self.bell = Bell()
         self.over = True
         self.world = World()
@@ -112,7 +110,7 @@ async def _ask(home_path: Path, config_path: Path, target: str, content: IO[byte
         limits = config.limits(1, 0)
     with contextlib.closing(History.open(home.db)) as history:
         known = _Still(config, limits, history)
-        questions = Questions(known=known, home=home, history=history, host=socket.gethostname())
+        questions = Questions(known=known, home=home, history=history)
         return await _call(make_reader(questions, JobFolder(home)), target, content)
 
 

@@ -55,7 +55,6 @@ T = TypeVar("T")
 RUNNING_SHOWN = 100
 FAILED_SHOWN = 5
 WAITS_SHOWN = 20
-AGAIN = "start the daemon again to have it read"
 BATCH_JOBS_MAX = 1_000_000
 NAME_MAX = 500
 """Characters in the name of a batch."""
@@ -72,8 +71,9 @@ class Desk(Questions):
     """Answers for one daemon. Call ``prepare`` before anything is asked, and ``published`` for every result."""
 
     def __init__(self, *, engine: Engine, inbox: Inbox, home: Home, history: History, ids: IdMaker, host: str) -> None:
-        super().__init__(known=engine, home=home, history=history, host=host)
+        super().__init__(known=engine, home=home, history=history)
         self._engine = engine
+        self._host = host
         self._inbox = inbox
         self._ids = ids
         self._began = time.monotonic()
@@ -101,7 +101,8 @@ class Desk(Questions):
                 self._engine.trouble.pop(CHANGED, None)
             else:
                 self._engine.trouble[CHANGED] = (
-                    f"the configuration {path} was changed after the daemon had read it: {AGAIN}"
+                    f"the configuration {path} was changed after the daemon had read it: "
+                    "start the daemon again to have it read"
                 )
             await anyio.sleep(LOOK_SECONDS)
 

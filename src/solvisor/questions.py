@@ -72,7 +72,6 @@ class Known(Protocol):
 
     config: Config
     limits: Limits
-    trouble: dict[str, str]
     bell: Bell
 
     @property
@@ -89,11 +88,10 @@ class Known(Protocol):
 class Questions:
     """Answers about the jobs of ``home``."""
 
-    def __init__(self, *, known: Known, home: Home, history: History, host: str) -> None:
+    def __init__(self, *, known: Known, home: Home, history: History) -> None:
         self._known = known
         self._home = home
         self._history = history
-        self._host = host
         self._reading = anyio.CapacityLimiter(1)
         self._looking = anyio.CapacityLimiter(2)
 
