@@ -86,6 +86,30 @@ class SpawnError(SolvisorError):
         super().__init__(message)
 
 
+class NotReady(SolvisorError):
+    """A warm server does not answer as it should."""
+
+    code = "not_ready"
+
+
+class PortTaken(NotReady):
+    """Somebody else listens on the port of a warm server: an ordinary lost race, another port will do."""
+
+    code = "port_taken"
+
+
+class Unreached(SolvisorError):
+    """A warm server was gone before it could hear of a job: the job cannot be the reason."""
+
+    code = "server_gone"
+
+
+class ServerBroken(SolvisorError):
+    """A warm server failed while it had a job: it hung up, or said what nobody understands."""
+
+    code = "server_broken"
+
+
 class IllegalEvent(SolvisorError):
     """An event that the state table does not allow: a defect of Solvisor. Nothing was changed."""
 

@@ -1,21 +1,23 @@
 """The seam between the engine and the place where processes run.
 
-A protocol stands here only because it has two implementations: ``backends/local.py`` and the scripted backend of the
-engine tests (later ``dask`` and ``slurm``). Rules: ``AttemptSpec`` is plain JSON; paths are the same on both sides (one
-shared file system); nothing here knows jobs, states or the store.
+A protocol stands here only because it has several implementations: ``backends/local.py`` and the scripted backend of
+the engine tests (later ``dask`` and ``slurm``); the kinds with warm servers in ``solvers/``. Rules: ``AttemptSpec`` is
+plain JSON; paths are the same on both sides (one shared file system); nothing here knows states or the store.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from msgspec import Struct
 
-from .model import ExitFacts
+from .model import ExitFacts, Job
 
 
 class AttemptSpec(Struct, frozen=True):
-    """Everything needed to start one solver process tree.
+    """Everything needed to start one solver process tree: of an attempt, or of a warm server.
 
     ``token`` is ``<home-id>/<attempt token>`` and becomes ``SOLVISOR_ATTEMPT`` in the environment. ``argv`` is a list,
     never a shell line; ``env`` is the whole environment. ``stdout`` and ``stderr`` are files to append to.
@@ -66,4 +68,101 @@ class Backend(Protocol):
 
     async def launch(self, spec: AttemptSpec) -> Handle:
         """Start the process tree. Raises ``SpawnError``."""
+        ...
+
+
+# --- warm servers -----------------------------------------------------------------------------------------------------
+
+
+class Place(Struct, frozen=True):
+    """Where a warm server is to live.
+
+    ``folder`` is its own, empty, also its working folder; ``tmp`` a folder in it for ``TMPDIR``. ``port`` is leased to
+    it, if its kind wants one.
+    """
+
+    name: str
+    folder: str
+    tmp: str
+    port: int | None
+
+
+class Program(Struct, frozen=True):
+    """What to execute: the program as an absolute path first, and the whole environment."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+
+
+class Up(Struct, frozen=True):
+    """A warm server whose process exists. ``token`` is the whole ``SOLVISOR_ATTEMPT`` of its tree."""
+
+    place: Place
+    token: str
+    pid: int
+    stdout: str
+    stderr: str
+
+
+class Work(Protocol):
+    """One attempt of a job, as a warm server's kind sees it."""
+
+    job: Job
+    folder: Path
+    """``work/<id>``: the job's files lie in ``output/``, its logs are ``stdout.log`` and ``stderr.log``."""
+
+    async def launch(self, program: Program, cwd: Path | None = None) -> Handle:
+        """Start a process of this attempt, in ``output/`` or ``cwd``, with the job's logs. Raises ``SpawnError``.
+
+        One at a time. When the attempt is to be stopped, the process is, and its ``wait`` returns.
+        """
+        ...
+
+
+class Channel(Protocol):
+    """A warm server that is ready, and the way to talk to it; for one caller at a time."""
+
+    port: int | None
+    """The TCP port it listens on, if it does."""
+
+    async def check(self) -> None:
+        """Return once it answered. Raises ``NotReady``; the caller bounds the time."""
+        ...
+
+    async def run(self, work: Work) -> ExitFacts:
+        """Carry out a job. What its server itself says of it goes into ``ExitFacts.report``.
+
+        Raises ``Unreached`` if the server was gone before it could hear of the job, and ``ServerBroken`` if it failed
+        in the middle. Cancelled when the server dies, or when the job is stopped while no process of its own runs: then
+        the server is killed.
+        """
+        ...
+
+    async def quit(self) -> None:
+        """Ask it politely to end; the caller bounds the time and waits for the end. Whatever fails is passed over."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections; idempotent."""
+        ...
+
+
+class WarmKind(Protocol):
+    """How the servers of one configured solver are started and talked to: one implementation per kind."""
+
+    wants_port: bool
+    """Whether a port is leased to each server before its start."""
+    host: str
+    """The address on which they listen: a lease is tried on exactly this one."""
+
+    def program(self, place: Place) -> Program:
+        """What starts a server. Blocks. Raises ``SpawnError``."""
+        ...
+
+    async def connect(self, up: Up, note: Callable[[str], None]) -> Channel:
+        """Return once a started server answers as it should; tries until cancelled.
+
+        ``note`` takes what was wrong at the last try, in words that follow ``not ready in 60 s:``. Raises ``PortTaken``
+        if somebody else has its port, ``NotReady`` if it can never become ready.
+        """
         ...

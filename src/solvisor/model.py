@@ -202,11 +202,34 @@ class Usage(Struct, frozen=True, gc=False):
     max_rss_source: str | None = None
 
 
+class Check(Struct, frozen=True, gc=False):
+    """One success check: what was looked at, what was wanted, what was found, whether it holds."""
+
+    check: str
+    want: str
+    got: str
+    ok: bool
+
+
+class Report(Struct, frozen=True):
+    """What a warm server said of a job, or its kind of what the job left.
+
+    ``result`` is any JSON value, for the manifest. ``code`` and ``message`` are set if it failed. ``checks`` are those
+    that the kind itself made of the results.
+    """
+
+    result: Any = None
+    code: str | None = None
+    message: str | None = None
+    checks: tuple[Check, ...] = ()
+
+
 class ExitFacts(Struct, frozen=True):
     """How a process tree ended. Exactly one of ``exit_code`` and ``signal`` is set, unless ``unkillable``.
 
     ``stopped`` is true if Solvisor ended it. ``log_cut_bytes`` counts what was dropped from the middle of
-    oversized logs.
+    oversized logs. Of a job that a warm server carried out, ``exit_code`` is 0 if it said that all went well, else 1,
+    and ``report`` is what it said.
     """
 
     exit_code: int | None
@@ -216,6 +239,7 @@ class ExitFacts(Struct, frozen=True):
     stopped: bool = False
     unkillable: bool = False
     log_cut_bytes: int = 0
+    report: Report | None = None
 
 
 class Settings(Struct, frozen=True):
@@ -254,15 +278,6 @@ class Attempt(Struct, frozen=True):
     cause: Cause | None = None
     code: str | None = None
     message: str | None = None
-
-
-class Check(Struct, frozen=True, gc=False):
-    """One success check: what was looked at, what was wanted, what was found, whether it holds."""
-
-    check: str
-    want: str
-    got: str
-    ok: bool
 
 
 class Verdict(Struct, frozen=True):
