@@ -1,16 +1,19 @@
-"""Draw ``states.md`` from the state table: ``python docs/make_states.py`` (with ``src`` on the path).
+"""Draw ``states.md`` from the two state tables: ``python docs/make_states.py`` (with ``src`` on the path).
 
-Rules: every arrow, every row and every word about an event comes from ``solvisor.machine``; here stands only how it is
-laid out.
+Rules: every arrow, every row and every word about an event comes from ``solvisor.machine`` and ``solvisor.fleet``; here
+stands only how it is laid out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
-from solvisor.events import Event, Published
-from solvisor.machine import TABLE
-from solvisor.model import TERMINAL, State
+from solvisor import fleet, machine
+from solvisor.events import Published, ServerEnded
+from solvisor.model import TERMINAL, ServerState, State
 
 PAGE = Path(__file__).with_name("states.md")
 
@@ -32,49 +35,74 @@ states have no other exit.
 |---|---|---|---|
 """
 
+SERVERS = """
+# The states of a warm server
+
+Made from the table in `src/solvisor/fleet.py` in the same way. News of a server that is gone changes nothing; no server
+outlives its daemon.
+
+"""
+
+SERVERS_BETWEEN = """
+The last arrows are `ServerEnded`: nothing of the server is left, and its licenses are free. `backoff` and `failed` are
+what people see of a solver none of whose servers may start now; no server is ever in them.
+
+| event | what happened | in state | then |
+|---|---|---|---|
+"""
+
+Table = Mapping[Any, Collection[StrEnum | None]]
+"""Of pairs of a state (or ``None``) and a class of events."""
+
 
 def page() -> str:
     """The whole of ``states.md``."""
-    return HEAD + "\n" + diagram() + BETWEEN + "".join(rows())
+    jobs = diagram(machine.TABLE, State, Published, [state for state in State if state in TERMINAL])
+    ends = [state for state in ServerState if (state, ServerEnded) in fleet.TABLE]
+    servers = diagram(fleet.TABLE, ServerState, ServerEnded, ends)
+    return "".join(
+        [
+            *(HEAD, "\n", jobs, BETWEEN, *rows(machine.TABLE, State)),
+            *(SERVERS, servers, SERVERS_BETWEEN, *rows(fleet.TABLE, ServerState)),
+        ]
+    )
 
 
-def diagram() -> str:
-    """The table as a Mermaid state diagram: one arrow per pair of states, with all the events that take it."""
+def diagram(table: Table, order: type[StrEnum], last: type, ends: Iterable[StrEnum]) -> str:
+    """A table as a Mermaid state diagram: one arrow per pair of states, with all the events that take it.
+
+    Those of the ``last`` event, from the states in ``ends``, have no words.
+    """
     arrows: dict[tuple[str, str], list[str]] = {}
-    for (state, event), after in TABLE.items():
-        if event is not Published:
-            for target in in_order(after):
+    for (state, event), after in table.items():
+        if event is not last:
+            for target in in_order(after, order):
                 arrows.setdefault((state or "[*]", target or "[*]"), []).append(event.__name__)
     lines = [f"    {source} --> {target}: {', '.join(events)}" for (source, target), events in arrows.items()]
-    lines += [f"    {state} --> [*]" for state in State if state in TERMINAL]
+    lines += [f"    {state} --> [*]" for state in ends]
     return "\n".join(["```mermaid", "stateDiagram-v2", *lines, "```", ""])
 
 
-def rows() -> list[str]:
+def rows(table: Table, order: type[StrEnum]) -> list[str]:
     """One row per event and outcome, in the order of the table."""
-    states: dict[tuple[type[Event], frozenset[State | None]], list[str]] = {}
-    for (state, event), after in TABLE.items():
-        states.setdefault((event, after), []).append(state or "none")
+    states: dict[tuple[type, tuple[StrEnum | None, ...]], list[str]] = {}
+    for (state, event), after in table.items():
+        states.setdefault((event, tuple(in_order(after, order))), []).append(state or "none")
     return [
-        f"| `{event.__name__}` | {meaning(event)} | {', '.join(names)} | {targets(after)} |\n"
+        f"| `{event.__name__}` | {meaning(event)} | {', '.join(names)} | {', '.join(s or 'none' for s in after)} |\n"
         for (event, after), names in states.items()
     ]
 
 
-def meaning(event: type[Event]) -> str:
+def meaning(event: type) -> str:
     """The first sentence of the event's own words."""
     words = " ".join((event.__doc__ or "").split()).replace("``", "`")
     return words.partition(". ")[0].rstrip(".")
 
 
-def targets(after: frozenset[State | None]) -> str:
-    """The states that may follow, in the order in which a job meets them."""
-    return ", ".join(state or "none" for state in in_order(after))
-
-
-def in_order(states: frozenset[State | None]) -> list[State | None]:
+def in_order(states: Collection[StrEnum | None], order: type[StrEnum]) -> list[StrEnum | None]:
     """Sets have no order; states have."""
-    return [state for state in [*State, None] if state in states]
+    return [state for state in [*order, None] if state in states]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from solvisor import machine
+from solvisor import fleet, machine
 from solvisor.events import (
     Accept,
     BackoffOver,
@@ -17,11 +17,20 @@ from solvisor.events import (
     Exited,
     Gone,
     Judged,
+    Launched,
     Lost,
     Published,
+    Retire,
+    ServerEnded,
+    ServerFree,
+    ServerLost,
+    ServerReady,
+    ServerUp,
+    ServerWanted,
     Spawned,
     SpawnFailed,
 )
+from solvisor.fleet import ServerEffect
 from solvisor.model import (
     Cause,
     Demand,
@@ -31,7 +40,9 @@ from solvisor.model import (
     Job,
     JobSpec,
     Limits,
+    PoolRule,
     Retry,
+    Server,
     Settings,
     Source,
     Usage,
@@ -56,8 +67,29 @@ def make_demand(
     licenses: tuple[tuple[str, int], ...] = (),
     batch: str | None = None,
     batch_jobs: int = 0,
+    *,
+    warm: bool = False,
 ) -> Demand:
-    return Demand(solver, cpus, memory_bytes, licenses, batch, batch_jobs)
+    return Demand(solver, cpus, memory_bytes, licenses, batch, batch_jobs, warm)
+
+
+WARM = make_demand("omc", warm=True)
+
+
+def make_pool(**changes: Any) -> PoolRule:
+    """Up to two servers that live for ever and hold nothing, unless told otherwise."""
+    given: dict[str, Any] = {
+        "min": 0,
+        "max": 2,
+        "idle_seconds": None,
+        "recycle_jobs": None,
+        "recycle_age_seconds": None,
+        "recycle_rss_bytes": None,
+        "licenses": (),
+        "restarts": 5,
+        "restarts_within_seconds": 300.0,
+    }
+    return PoolRule(**(given | changes))
 
 
 def make_limits(
@@ -67,8 +99,11 @@ def make_limits(
     licenses: dict[str, int] | None = None,
     solver_jobs: dict[str, int | None] | None = None,
     interruptions_max: int = 3,
+    pools: dict[str, PoolRule] | None = None,
 ) -> Limits:
-    return Limits(max_jobs, cpus, memory_bytes, interruptions_max, licenses or {}, solver_jobs or {"ccx": None})
+    pools = pools or {}
+    solvers: dict[str, int | None] = solver_jobs or {"ccx": None, **dict.fromkeys(pools)}
+    return Limits(max_jobs, cpus, memory_bytes, interruptions_max, licenses or {}, solvers, pools)
 
 
 def make_spec(job_id: str, **changes: Any) -> JobSpec:
@@ -104,7 +139,8 @@ def make_facts(
 def snapshot(world: World) -> dict[str, Any]:
     """Everything a world holds, to compare before and after."""
     ready = {demand: list(queue) for demand, queue in world.ready.items()}
-    return copy.deepcopy({**vars(world), "ready": ready, "changed": list(world.changed)})
+    refusals = vars(world.refusals)
+    return copy.deepcopy({**vars(world), "ready": ready, "changed": list(world.changed), "refusals": refusals})
 
 
 class Story:
@@ -135,12 +171,23 @@ class Story:
         return machine.apply(self.world, event)
 
     def dispatch(self, job_id: str, settings: Settings | None = None) -> list[Effect]:
+        """As the engine does it: a job that needs a warm server gets the idle one that served last."""
         token = f"{job_id}#{len(self.job(job_id).attempts) + 1}"
-        return machine.apply(self.world, Dispatch(job_id, token, "ws1", settings or make_settings(), self.now_us))
+        demand = self.world.demands[job_id]
+        server = self.world.idle_servers(demand.solver)[-1].name if demand.warm else None
+        event = Dispatch(job_id, token, "ws1", settings or make_settings(), self.now_us, server, self.now)
+        return machine.apply(self.world, event)
 
     def spawned(self, job_id: str) -> list[Effect]:
         argv = ("ccx", "-i", "beam")
         return machine.apply(self.world, Spawned(job_id, self.token(job_id), argv, 4242, 99, "boot", self.now))
+
+    def launched(self, job_id: str) -> list[Effect]:
+        return machine.apply(self.world, Launched(job_id, self.token(job_id), ("client", "beam"), 4343, 100))
+
+    def server_lost(self, job_id: str, *, reached: bool = True) -> list[Effect]:
+        event = ServerLost(job_id, self.token(job_id), reached, "omc-1 was ended by SIGSEGV", self.now_us)
+        return machine.apply(self.world, event)
 
     def spawn_failed(self, job_id: str) -> list[Effect]:
         text = "ccx is not installed"
@@ -182,3 +229,42 @@ class Story:
         self.start(job_id, settings)
         self.exited(job_id)
         return self.judged(job_id, verdict)
+
+    # --- warm servers -----------------------------------------------------------------------------------------------
+
+    def server(self, name: str) -> Server:
+        return self.world.servers[name]
+
+    def want_server(self, solver: str = "omc", licenses: tuple[tuple[str, int], ...] = ()) -> str:
+        """One more server of ``solver``, which starts; its name."""
+        pool = self.world.pool(solver)
+        pool.last += 1
+        name = f"{solver}-{pool.last}"
+        fleet.apply(self.world, {}, ServerWanted(name, solver, licenses, self.now, self.now_us))
+        return name
+
+    def start_server(self, solver: str = "omc", licenses: tuple[tuple[str, int], ...] = ()) -> str:
+        """One more server of ``solver``, which is ready; its name."""
+        name = self.want_server(solver, licenses)
+        fleet.apply(self.world, {}, ServerUp(name, 5151, 27501))
+        fleet.apply(self.world, {}, ServerReady(name, 27501, 0.5, self.now))
+        return name
+
+    def free(self, name: str, spent: str | None = None) -> list[ServerEffect]:
+        """Its job is over for the server, whatever became of it."""
+        return fleet.apply(self.world, {}, ServerFree(name, spent, self.now))
+
+    def retire(self, name: str, why: str = "no job for it") -> list[ServerEffect]:
+        return fleet.apply(self.world, {}, Retire(name, why, self.now))
+
+    def server_ended(
+        self,
+        name: str,
+        error: str | None = None,
+        *,
+        blameless: bool = False,
+        denied: bool = False,
+        rule: PoolRule | None = None,
+    ) -> None:
+        rules = {self.server(name).solver: rule or make_pool()}
+        fleet.apply(self.world, rules, ServerEnded(name, error, blameless, self.now, denied))

@@ -202,6 +202,7 @@ def status(**changes: Any) -> Status:
         inbox=(),
         inbox_total=0,
         paused=(),
+        servers=(),
         running_jobs=(),
         last_failed=(),
         solvers=("ccx", "orcaflex"),

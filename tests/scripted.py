@@ -23,9 +23,12 @@ from solvisor.history import History
 from solvisor.home import Home, IdMaker
 from solvisor.inbox import Inbox
 from solvisor.intake import decide
-from solvisor.interfaces import AttemptSpec
+from solvisor.interfaces import AttemptSpec, WarmKind
+from solvisor.leases import Leases
 from solvisor.model import Batch, ExitFacts, FileFact, Intake, Job, JobSpec, Request, Source, Usage
+from solvisor.pool import Pool
 from solvisor.runner import Runner
+from solvisor.solvers.warm import warm_solvers
 from solvisor.spool import Claims, Results, discard_unfinished
 from solvisor.store import Store
 from solvisor.views import Submitted
@@ -115,6 +118,7 @@ class Bench:
         self.results = Results(self.home)
         self.survivors: set[str] = set()
         self.over: list[str] = []
+        self.kinds: dict[str, WarmKind] = {}
         self.engine: Engine
         self.desk: Desk
 
@@ -137,12 +141,23 @@ class Bench:
             store=self.store,
             results=self.results,
             collector=Collector(self.home, self.results),
-            make_runner=lambda post: Runner(
+            make_pool=lambda post: Pool(
+                home=self.home,
+                home_id=HOME_ID,
+                boot_id="boot",
+                backend=self.backend,
+                leases=Leases(self.config.daemon.ports),
+                solvers=warm_solvers(self.config),
+                kinds=self.kinds,
+                post=post,
+            ),
+            make_runner=lambda post, pool: Runner(
                 home=self.home,
                 home_id=HOME_ID,
                 boot_id="boot",
                 results=self.results,
                 backend=self.backend,
+                pool=pool,
                 environ={"PATH": "/usr/bin:/bin"},
                 script_environ={},
                 config_dir=self.home.root,

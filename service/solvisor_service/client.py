@@ -24,7 +24,18 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from solvisor.errors import HomeError, SolvisorError
-from solvisor.views import BatchRule, BatchView, Explanation, JobPage, JobView, Problem, Status, Submitted
+from solvisor.views import (
+    BatchRule,
+    BatchView,
+    Explanation,
+    JobPage,
+    JobView,
+    Pools,
+    PoolView,
+    Problem,
+    Status,
+    Submitted,
+)
 
 T = TypeVar("T")
 
@@ -68,6 +79,7 @@ class RequestRefused(SolvisorError):
     _STATUS: ClassVar[Mapping[str, int]] = {
         "no_such_job": 4,
         "no_such_batch": 4,
+        "no_such_server": 4,
         "ambiguous_job": 2,
         "usage": 2,
         "unavailable": 75,
@@ -80,7 +92,7 @@ class RequestRefused(SolvisorError):
 
     @property
     def exit_status(self) -> int:  # type: ignore[override]  # it depends on the code of the answer
-        """As the command line documents it: 4 no such job, 2 usage, 75 try again later, else 1."""
+        """As the command line documents it: 4 no such job or server, 2 usage, 75 try again later, else 1."""
         return self._STATUS.get(self.problem.code, 1)
 
 
@@ -177,6 +189,10 @@ class Client:
         """A batch; with ``wait`` up to so many seconds until another of its jobs is finished."""
         return self._get(f"/v1/batches/{quote(batch, safe='')}", BatchView, {"wait": wait}, patience=wait or 0.0)
 
+    def servers(self) -> Pools:
+        """All warm servers, by their solvers."""
+        return self._get("/v1/servers", Pools)
+
     # --- orders -----------------------------------------------------------------------------------------------------
 
     def submit(
@@ -215,6 +231,18 @@ class Client:
     def resume(self, solver: str | None) -> Status:
         """Take a pause back; ``None`` takes back the pause of everything."""
         return self._post("/v1/resume", Status, {"solver": solver})
+
+    def scale(self, solver: str, count: int | None) -> PoolView:
+        """Have exactly so many warm servers of ``solver`` until the daemon ends; ``None``: as configured."""
+        return self._post(_server_route(solver, "scale"), PoolView, {"count": count})
+
+    def recycle(self, target: str) -> PoolView:
+        """Replace the warm servers of a solver, or one by its name, each once it has no job."""
+        return self._post(_server_route(target, "recycle"), PoolView)
+
+    def restart(self, target: str) -> PoolView:
+        """The same, and what went wrong with them is forgotten."""
+        return self._post(_server_route(target, "restart"), PoolView)
 
     def open_batch(self, rule: BatchRule) -> BatchView:
         """A new batch, to submit jobs into."""
@@ -343,6 +371,14 @@ def _route(job: str, below: str = "") -> str:
         text = f"no job's id begins with {job!r}; solvisor list shows them"
         raise RequestRefused(Problem(title="not found", status=404, detail=text, code="no_such_job"))
     return f"/v1/jobs/{quote(job, safe='')}{below and '/'}{below}"
+
+
+def _server_route(name: str, below: str) -> str:
+    """The route of a solver's servers or of one; a name that would be taken for another route is refused here."""
+    if not name or "/" in name:
+        text = f"no solver and no warm server is called {name!r}; solvisor servers shows them"
+        raise RequestRefused(Problem(title="not found", status=404, detail=text, code="no_such_server"))
+    return f"/v1/servers/{quote(name, safe='')}/{below}"
 
 
 def _refusal(status: int, body: bytes) -> RequestRefused:

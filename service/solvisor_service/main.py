@@ -31,11 +31,14 @@ from solvisor.history import History
 from solvisor.home import Home, IdMaker
 from solvisor.inbox import Inbox
 from solvisor.intake import decide
+from solvisor.leases import Leases, ephemeral_range, overlap_warning
 from solvisor.model import Batch, Intake, Job, Limits
 from solvisor.notifier import Notifier
+from solvisor.pool import Pool, noted_servers, remove_servers
 from solvisor.process import posix
 from solvisor.runner import Runner
 from solvisor.solvers.command import source_environments
+from solvisor.solvers.warm import warm_kinds, warm_solvers
 from solvisor.spool import Claims, NotDurable, Results, discard_unfinished, ignore_lease_breaks
 from solvisor.spool.reading import JobFolder
 from solvisor.store import Store
@@ -106,10 +109,17 @@ async def _run(
     claims, results, ids = Claims(home), Results(home), IdMaker(store.last_id())
     host = socket.gethostname()
     trouble: dict[str, str] = {}
+    leases = Leases(config.daemon.ports)
     async with LocalBackend() as backend, anyio.create_task_group() as tasks:
+        kinds = warm_kinds(config, backend, os.environ, scripts, home.cache)
+        warning = overlap_warning(config.daemon.ports, ephemeral_range())
+        if warning is not None and any(kind.wants_port for kind in kinds.values()):
+            log.warning("config.warning", text=warning)
         tasks.start_soon(feed_watchdog)
         tasks.start_soon(extend_timeout, STARTING_SECONDS)
-        alive = await anyio.to_thread.run_sync(posix.kill_earlier_life, home_id, KILL_SECONDS)
+        noted = await anyio.to_thread.run_sync(_noted, home, store)
+        alive = await anyio.to_thread.run_sync(posix.kill_earlier_life, home_id, KILL_SECONDS, noted)
+        await anyio.to_thread.run_sync(remove_servers, home)
         live, adopted = await anyio.to_thread.run_sync(_left_behind, config, limits, home, store, claims)
         if until_eof:
             adopted = [intake for intake in adopted if intake.spec.batch is not None and intake.spec.batch == batch]
@@ -144,12 +154,23 @@ async def _run(
             store=store,
             results=results,
             collector=Collector(home, results),
-            make_runner=lambda post: Runner(
+            make_pool=lambda post: Pool(
+                home=home,
+                home_id=home_id,
+                boot_id=posix.boot_id(),
+                backend=backend,
+                leases=leases,
+                solvers=warm_solvers(config),
+                kinds=kinds,
+                post=post,
+            ),
+            make_runner=lambda post, pool: Runner(
                 home=home,
                 home_id=home_id,
                 boot_id=posix.boot_id(),
                 results=results,
                 backend=backend,
+                pool=pool,
                 environ=dict(os.environ),
                 script_environ=scripts,
                 config_dir=config.path.parent,
@@ -184,7 +205,7 @@ async def _run(
                         jobs=live,
                         adopted=adopted,
                         alive=alive,
-                        survivors=partial(posix.survivors, home_id),
+                        survivors=partial(posix.survivors, home_id, noted),
                         intake=anyio.sleep_forever if until_eof else partial(inbox.run, engine.accept),
                         ready=ready,
                     )
@@ -193,6 +214,17 @@ async def _run(
                 talking.cancel_scope.cancel()
         tasks.cancel_scope.cancel()
     log.info("daemon.stopped", home=str(home.root))
+
+
+def _noted(home: Home, store: Store) -> dict[tuple[int, int], str]:
+    """The processes of this boot that the earlier life wrote down, with their tokens. Blocks."""
+    boot_id = posix.boot_id()
+    noted = noted_servers(home, boot_id)
+    for job in store.live_jobs():
+        for attempt in job.attempts:
+            if attempt.pid is not None and attempt.pid_start is not None and attempt.boot_id == boot_id:
+                noted[attempt.pid, attempt.pid_start] = attempt.token
+    return noted
 
 
 def _left_behind(

@@ -11,11 +11,25 @@ from collections import Counter
 from typing import Any
 
 from .manifest import attempt_facts, rfc3339
-from .model import TARGETS, TERMINAL, Batch, Cause, Check, Job, Limits, Pause, Reason, Settings, State
-from .scheduler import explain, reason, reason_of_demand
-from .views import BatchView, Explanation, JobRow, JobView, Level, Waiting
+from .model import (
+    TARGETS,
+    TERMINAL,
+    Batch,
+    Cause,
+    Check,
+    Job,
+    Limits,
+    Pause,
+    Reason,
+    Server,
+    ServerState,
+    Settings,
+    State,
+)
+from .scheduler import admit, explain, reason, reason_of_demand
+from .views import BatchView, Explanation, JobRow, JobView, Level, PoolRow, PoolState, PoolView, ServerRow, Waiting
 from .views import Pause as PauseView
-from .world import World
+from .world import PoolFacts, World
 
 REASONS = {
     Reason.ORDER: "waits for its turn. Nothing is wrong.",
@@ -23,7 +37,7 @@ REASONS = {
     Reason.CPUS: "waits for cores. Nothing is wrong.",
     Reason.MEMORY: "waits for memory. Nothing is wrong.",
     Reason.LICENSE: "waits for a license. Nothing is wrong.",
-    Reason.SERVER: "waits for a warm server.",
+    Reason.SERVER: "waits for a warm server. Nothing is wrong.",
     Reason.DEPENDENCY: "waits for another job. Nothing is wrong.",
     Reason.PAUSED: "waits because it was paused.",
     Reason.BACKOFF: "rests before its next try.",
@@ -140,6 +154,8 @@ def explanation(world: World, limits: Limits, view: JobView, now: float, now_us:
                 headline = "starts now."
             elif first.label in HEADLINES:
                 headline = HEADLINES[first.label]
+            elif first.reason is Reason.SERVER:
+                headline = _server_headline(_facts(world, view.solver), now)
             elif first.need is not None and first.total is not None and first.need > first.total:
                 headline = "can never start as things are."
             else:
@@ -166,6 +182,17 @@ def explanation(world: World, limits: Limits, view: JobView, now: float, now_us:
         case _:
             again = None if view.state is State.REJECTED else f"to run it after all: solvisor retry {view.id}"
             return Explanation(job=view, headline=view.state.value.upper(), checks=view.checks, next=again)
+
+
+def _server_headline(facts: PoolFacts, now: float) -> str:
+    """What a job waits for that has no warm server, and whether that is as it should be."""
+    if facts.failed:
+        return "waits for a warm server, and none is started any more."
+    if facts.scale == 0:
+        return "waits for a warm server, and somebody scaled them to 0."
+    if _pool_state(facts, now) == "backoff":
+        return "waits for a warm server; the last one failed, and the next one is started soon."
+    return REASONS[Reason.SERVER]
 
 
 def _in_words(seconds: float) -> str:
@@ -212,6 +239,119 @@ def pauses(world: World) -> tuple[PauseView, ...]:
 
 def _pause(pause: Pause) -> PauseView:
     return PauseView(pause.solver, pause.by, rfc3339(pause.since_us), pause.note)
+
+
+# --- warm servers ---------------------------------------------------------------------------------------------------
+
+
+def servers(world: World, limits: Limits, now: float) -> tuple[PoolView, ...]:
+    """All warm servers, by their solvers; also those solvers that have none just now."""
+    return tuple(pool(world, limits, solver, now) for solver in sorted(limits.pools))
+
+
+def pool(world: World, limits: Limits, solver: str, now: float) -> PoolView:
+    """The warm servers of ``solver``, which is one that may have some; the oldest first."""
+    rule, facts = limits.pools[solver], _facts(world, solver)
+    own = sorted(_servers_of(world, solver), key=lambda server: server.born)
+    licenses: Counter[str] = Counter()
+    for server in own:
+        licenses.update(dict(server.licenses))
+    rests = facts.rests_until if _pool_state(facts, now) == "backoff" else None
+    return PoolView(
+        **_pool_row(world, limits, solver, now),
+        min=rule.min,
+        max=rule.max,
+        scale=facts.scale,
+        rests_seconds=None if rests is None else rests - now,
+        licenses=dict(licenses),
+        servers=tuple(_server(server, now) for server in own),
+    )
+
+
+def pool_rows(world: World, limits: Limits, now: float) -> tuple[PoolRow, ...]:
+    """The solvers that have warm servers, a line each."""
+    return tuple(PoolRow(**_pool_row(world, limits, solver, now)) for solver in sorted(limits.pools))
+
+
+def server_problems(world: World, limits: Limits) -> list[str]:
+    """Sentences about what is wrong with warm servers, and what to do."""
+    problems = []
+    for solver in sorted(limits.pools):
+        facts = _facts(world, solver)
+        if facts.failed:
+            problems.append(
+                f"the servers of {solver} failed {len(facts.ends)} times in a row: {facts.error}; "
+                f"correct it, then solvisor servers restart {solver}"
+            )
+    stuck = (server for server in world.servers.values() if server.stuck)
+    text = "the processes of {} (pid {}) would not die; its port and licenses stay taken until they do"
+    return [*problems, *(text.format(server.name, server.pid) for server in stuck)]
+
+
+def _pool_row(world: World, limits: Limits, solver: str, now: float) -> dict[str, Any]:
+    rule, facts = limits.pools[solver], _facts(world, solver)
+    own = _servers_of(world, solver)
+    states = Counter(server.state for server in own)
+    wanted = max(rule.min, world.used.servers[solver]) if facts.scale is None else facts.scale
+    return {
+        "solver": solver,
+        "state": _pool_state(facts, now),
+        "wanted": 0 if world.draining else wanted,
+        "starting": states[ServerState.STARTING],
+        "up": sum(server.pid is not None for server in own),
+        "ready": states[ServerState.READY] + states[ServerState.BUSY],
+        "busy": states[ServerState.BUSY],
+        "most": rule.max if facts.scale is None else facts.scale,
+        "waiting": _waiting_for_server(world, limits, solver),
+        "failures": len(facts.ends),
+        "error": facts.error,
+    }
+
+
+def _pool_state(facts: PoolFacts, now: float) -> PoolState:
+    if facts.failed:
+        return "failed"
+    return "backoff" if facts.rests_until is not None and facts.rests_until > now else "ok"
+
+
+def _waiting_for_server(world: World, limits: Limits, solver: str) -> int:
+    if world.draining or None in world.pauses or solver in world.pauses:
+        return 0
+    return sum(
+        len(queue)
+        for demand, queue in world.ready.items()
+        if demand.solver == solver and any(w.reason is Reason.SERVER for w in admit(demand, world.used, limits))
+    )
+
+
+def _facts(world: World, solver: str) -> PoolFacts:
+    return world.pools.get(solver) or PoolFacts()
+
+
+def _servers_of(world: World, solver: str) -> list[Server]:
+    return [server for server in world.servers.values() if server.solver == solver]
+
+
+def _server(server: Server, now: float) -> ServerRow:
+    whys = [server.why, "its processes would not die" if server.stuck else None]
+    return ServerRow(
+        name=server.name,
+        solver=server.solver,
+        state=server.state,
+        port=server.port,
+        pid=server.pid,
+        jobs=server.jobs,
+        job=server.job,
+        rss_bytes=server.rss_bytes,
+        started=rfc3339(server.started_us),
+        ready_seconds=server.ready_seconds,
+        age_seconds=max(0.0, now - server.born),
+        in_state_seconds=max(0.0, now - server.since),
+        why="; ".join(filter(None, whys)) or None,
+    )
+
+
+# --- batches --------------------------------------------------------------------------------------------------------
 
 
 def batch_view(world: World, batch: Batch, finished: Counter[State]) -> BatchView:

@@ -18,9 +18,9 @@ import structlog
 from msgspec.structs import replace
 
 from .clock import now_us
-from .config import SolverConfig
 from .home import Home
 from .judge import judge
+from .kinds import AnySolver
 from .model import Cause, Check, ExitFacts, FileFact, Job, Verdict
 from .names import printable
 from .spool import NotDurable, Results, Survey
@@ -80,7 +80,7 @@ class Collector:
 
     def _judge(self, job: Job, survey: Survey) -> Verdict:
         attempt = job.current
-        solver = msgspec.convert(attempt.settings.table, SolverConfig)
+        solver: AnySolver = msgspec.convert(attempt.settings.table, AnySolver)
         facts = attempt.facts or ExitFacts(None, None, now_us())
         timed_out = attempt.cause is Cause.TIMEOUT
         folder = self._home.work / job.id

@@ -23,21 +23,21 @@ import structlog
 import tomli_w
 from msgspec.structs import replace
 
-from . import __version__, answers
+from . import __version__, answers, fleet
 from .clock import now_us
 from .engine import Engine
 from .errors import Refused
-from .events import Cancel, Event
+from .events import Cancel, Event, Retire
 from .history import History
 from .home import Home, IdMaker
 from .inbox import Inbox, Wait
 from .intake import FOLDER_JOB_FILE, decide, is_job_file
 from .machine import queued_members
 from .manifest import rfc3339
-from .model import TARGETS, TERMINAL, Batch, Job, JobSpec, Pause, Request, State
+from .model import TARGETS, TERMINAL, Batch, Job, JobSpec, Pause, Request, Server, State
 from .names import escape_name, unescape_name
 from .orders import Stopping, Unsure
-from .questions import Conflict, Questions, has_members, no_batch
+from .questions import Conflict, NoSuchServer, Questions, has_members, no_batch
 from .spool import NotDurable, Take, Upload
 from .views import (
     BatchRule,
@@ -45,6 +45,7 @@ from .views import (
     Health,
     InboxWait,
     JobView,
+    PoolView,
     Status,
     Submitted,
     Today,
@@ -58,6 +59,8 @@ WAITS_SHOWN = 20
 BATCH_JOBS_MAX = 1_000_000
 NAME_MAX = 500
 """Characters in the name of a batch."""
+SERVERS_MAX = 1000
+"""As many as the configuration allows."""
 LOOK_SECONDS = 10.0
 """How often the free space and the configuration file are looked at."""
 
@@ -123,6 +126,7 @@ class Desk(Questions):
         """The daemon at this moment."""
         world, limits, now = self._engine.world, self._engine.limits, now_us()
         problems = [*self._engine.trouble.values(), *filter(None, [self._inbox.trouble])]
+        problems += answers.server_problems(world, limits)
         wrong = len(problems) > (CHANGED in self._engine.trouble)
         health: Health = "stopping" if world.draining else "degraded" if wrong else "healthy"
         held = [world.jobs[job_id] for job_id in world.holding]
@@ -149,6 +153,7 @@ class Desk(Questions):
             inbox=tuple(_inbox_wait(*wait) for wait in waits[:WAITS_SHOWN]),
             inbox_total=len(waits),
             paused=answers.pauses(world),
+            servers=answers.pool_rows(world, limits, time.monotonic()),
             running_jobs=tuple(self._row(job) for job in running[:RUNNING_SHOWN]),
             last_failed=tuple(self._row(job) for job in reversed(self._failed) if job.id not in world.jobs),
             solvers=tuple(sorted(self._engine.config.solver)),
@@ -293,6 +298,81 @@ class Desk(Questions):
 
         await self._engine.carry_out(act)
         return self.status()
+
+    async def scale(self, solver: str, count: int | None, user: str | None) -> PoolView:
+        """Have exactly ``count`` warm servers of ``solver`` until the daemon ends; ``None``: as configured.
+
+        Raises ``Refused`` for a count that cannot be had, or a solver without warm servers.
+        """
+        self._must_not_stop()
+        limits = self._engine.limits
+        if solver not in limits.pools:
+            raise Refused("usage", self._without_servers(solver))
+        if count is not None and not 0 <= count <= SERVERS_MAX:
+            raise Refused("usage", f"count={count} is not from 0 to {SERVERS_MAX:,}; null takes the configured numbers")
+        for name, each in limits.pools[solver].licenses:
+            total = limits.licenses.get(name, 0)
+            if count is not None and count * each > total:
+                text = f"{count} servers of {solver} would hold {count * each} of the license {name}"
+                raise Refused("license", f"{text}, and there are {total}; ask for at most {total // each}")
+
+        async def act(_: Callable[[Event], None]) -> None:
+            self._engine.world.pool(solver).scale = count
+            log.info("servers.scaled", solver=solver, count=count, by=user)
+
+        await self._engine.carry_out(act)
+        return self._pool(solver)
+
+    async def recycle(self, target: str, user: str | None) -> PoolView:
+        """Replace the warm servers of a solver, or the one called ``target``, each once it has no job.
+
+        Raises ``NoSuchServer``.
+        """
+        return await self._renew(target, user, "recycled", forgets=False)
+
+    async def restart(self, target: str, user: str | None) -> PoolView:
+        """As ``recycle``; and what went wrong is forgotten, so that a solver whose servers failed starts them at once.
+
+        Raises ``NoSuchServer``.
+        """
+        return await self._renew(target, user, "restarted", forgets=True)
+
+    async def _renew(self, target: str, user: str | None, word: str, *, forgets: bool) -> PoolView:
+        self._must_not_stop()
+        solver = ""
+
+        async def act(_: Callable[[Event], None]) -> None:
+            nonlocal solver
+            solver, servers = self._meant(target)
+            if forgets:
+                fleet.restart(self._engine.world, solver)
+            why = f"{word} by {user}" if user else word
+            for server in servers:
+                self._engine.post(Retire(server.name, why, time.monotonic()))
+            log.info(f"servers.{word}", solver=solver, servers=[server.name for server in servers], by=user)
+
+        await self._engine.carry_out(act)
+        return self._pool(solver)
+
+    def _meant(self, target: str) -> tuple[str, list[Server]]:
+        """The solver called ``target`` with all its servers, or else the one of that name with its solver."""
+        world = self._engine.world
+        if target in self._engine.limits.pools:
+            return target, [server for server in world.servers.values() if server.solver == target]
+        server = world.servers.get(target)
+        if server is None:
+            raise NoSuchServer(self._without_servers(target))
+        return server.solver, [server]
+
+    def _without_servers(self, name: str) -> str:
+        """Why ``name`` is nothing that has warm servers, or is one."""
+        pools = self._engine.limits.pools
+        known = name in self._engine.config.solver
+        what = f"{name} has no warm servers" if known else f"there is no solver and no warm server {name!r}"
+        return f"{what}; solvers with warm servers: {', '.join(sorted(pools)) or 'none'}"
+
+    def _pool(self, solver: str) -> PoolView:
+        return answers.pool(self._engine.world, self._engine.limits, solver, time.monotonic())
 
     async def open_batch(self, rule: BatchRule, user: str | None) -> BatchView:
         """A new batch, to submit jobs into. Raises ``Refused`` for a rule that cannot be kept."""

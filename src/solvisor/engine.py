@@ -23,7 +23,7 @@ import structlog
 from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
-from . import events, machine, scheduler
+from . import events, fleet, machine, recovery, scheduler
 from .clock import now_us
 from .collector import COLLECTING_THREADS, Collector
 from .config import Config
@@ -35,19 +35,22 @@ from .events import (
     Dispatch,
     Effect,
     Event,
-    Exited,
     Gone,
     Judged,
-    Lost,
     Publish,
     Published,
-    Resumed,
+    Retire,
+    ServerEvent,
+    ServerWanted,
     Start,
+    StartServer,
     Stop,
+    StopServer,
 )
-from .model import TARGETS, TERMINAL, Batch, Demand, ExitFacts, Intake, Job, JobSpec, Limits, State
+from .model import TARGETS, TERMINAL, Batch, Demand, Intake, Job, JobSpec, Limits, State
 from .orders import Act, Orders
 from .pile import Bell, Pile
+from .pool import Pool
 from .publisher import Publisher
 from .runner import Runner
 from .spool import Publication, Results
@@ -90,7 +93,8 @@ class Engine:
         store: Store,
         results: Results,
         collector: Collector,
-        make_runner: Callable[[Callable[[Event], None]], Runner],
+        make_pool: Callable[[Callable[[ServerEvent], None]], Pool],
+        make_runner: Callable[[Callable[[Event], None], Pool], Runner],
         trouble: dict[str, str] | None = None,
         parks: bool = False,
         parks_not: str | None = None,
@@ -106,10 +110,11 @@ class Engine:
         self._host = host
         self._store = store
         self._collector = collector
-        self._runner = make_runner(self.post)
+        self._pool = make_pool(self.post)
+        self._runner = make_runner(self.post, self._pool)
         self._store_turn = anyio.CapacityLimiter(1)
         self._world = World(store.last_seq() + 1, parks=parks, parks_not=parks_not)
-        self._events: list[Event] = []
+        self._events: list[Event | ServerEvent] = []
         self._orders = Orders(lambda: self._wake.set())
         self._wake = anyio.Event()
         self._ended: Pile[Job] = Pile()
@@ -127,7 +132,7 @@ class Engine:
         """Whether this engine came to its end: nothing changes any more."""
         return self._orders.over
 
-    def post(self, event: Event) -> None:
+    def post(self, event: Event | ServerEvent) -> None:
         """Hand in an event; it is applied in the next pass."""
         self._events.append(event)
         self._wake.set()
@@ -176,6 +181,7 @@ class Engine:
         """Start nothing new and stop what runs; what is interrupted is queued again in the next life."""
         self._start_draining()
         self._runner.stop_all(now=True)
+        self._pool.stop_all(now=True)
 
     # --- the life of the engine -------------------------------------------------------------------------------------
 
@@ -247,7 +253,7 @@ class Engine:
         self._wake.set()
 
     def _busy(self) -> bool:
-        if self._events or self._orders or self._undurable:
+        if self._events or self._orders or self._undurable or self._pool.busy:
             return True
         return any(
             job.state in {State.RUNNING, State.COLLECTING}
@@ -274,7 +280,10 @@ class Engine:
         effects: list[Effect] = []
         announcements: list[Callable[[], None]] = []
 
-        def apply(event: Event) -> None:
+        def apply(event: Event | ServerEvent) -> None:
+            if isinstance(event, ServerEvent):
+                self._apply_to_server(event)
+                return
             effects.extend(self._apply(event))
             if isinstance(event, Accept) and event.intake.refusal is None:
                 announcements.append(partial(_log_accepted, event))
@@ -284,11 +293,15 @@ class Engine:
         for event in scheduler.due(self._world, time.monotonic()):
             apply(event)
         waiting, self._events = self._events, []
-        for event in waiting:
-            apply(event)
-        plan = scheduler.plan(self._world, self.limits)
+        for told in waiting:
+            apply(told)
+        plan = scheduler.plan(self._world, self.limits, time.monotonic())
+        for name, why in plan.retire:
+            apply(Retire(name, why, time.monotonic()))
         for job_id in plan.starts:
             apply(self._dispatch(self._world.jobs[job_id]))
+        for solver in plan.servers:
+            apply(self._wanted(solver))
         self._wake_at = plan.wake_at
         # Stopping needs no record: a job that fills the disk is stopped although nothing can be written.
         for effect in effects:
@@ -306,6 +319,15 @@ class Engine:
         for batch in self._world.take_over():
             self._batch_over(batch)
         self.bell.ring()
+
+    def _apply_to_server(self, event: ServerEvent) -> None:
+        """Servers live in memory alone, so nothing about them waits for a record."""
+        for effect in fleet.apply(self._world, self.limits.pools, event):
+            match effect:
+                case StartServer():
+                    self._pool.start(self._tasks, self._world.servers[effect.name])
+                case StopServer():
+                    self._pool.stop(effect.name)
 
     def _apply(self, event: Event) -> list[Effect]:
         effects = machine.apply(self._world, event)
@@ -376,7 +398,17 @@ class Engine:
         return demand
 
     def _dispatch(self, job: Job) -> Dispatch:
-        return Dispatch(job.id, secrets.token_hex(16), self._host, self.config.settings(job.spec), now_us())
+        demand = self._world.demands[job.id]
+        server = self._world.idle_servers(demand.solver)[-1].name if demand.warm else None
+        settings = self.config.settings(job.spec)
+        token = secrets.token_hex(16)
+        return Dispatch(job.id, token, self._host, settings, now_us(), server, time.monotonic())
+
+    def _wanted(self, solver: str) -> ServerWanted:
+        pool = self._world.pool(solver)
+        pool.last += 1
+        licenses = self.limits.pools[solver].licenses
+        return ServerWanted(f"{solver}-{pool.last}", solver, licenses, time.monotonic(), now_us())
 
     async def _record(self) -> None:
         """Commit what changed since the last time."""
@@ -460,33 +492,20 @@ class Engine:
 
     async def _recover(self, jobs: Sequence[Job], alive: Collection[str]) -> None:
         """Take up every job that an earlier life left: wait again, run again, judge, or publish."""
-        open_ids = {job.id for job in jobs if job.state not in TERMINAL}
         batches: Mapping[str, Batch] = await self._in_store(self._store.live_batches)
         self._world.pauses = {pause.solver: pause for pause in await self._in_store(self._store.pauses)}
-        announcements: list[Callable[[], None]] = []
-        effects: list[Effect] = []
-        interrupted: list[Event] = []
-        for job in jobs:
-            batch = batches.get(job.spec.batch or "")
-            demand = self._demand(job.spec, batch)
-            unmet = frozenset(job.spec.after) & open_ids if job.state is State.QUEUED else frozenset()
-            lives = job.attempt is not None and job.attempt.token in alive
-            effects += machine.restore(self._world, job, demand, unmet, time.monotonic(), alive=lives, batch=batch)
-            if job.state is State.RUNNING and lives:
-                facts = ExitFacts(None, None, now_us(), unkillable=True)
-                interrupted.append(Exited(job.id, job.current.token, facts, now_us()))
-            elif job.state is State.RUNNING:
-                interrupted.append(Lost(job.id, job.current.token, self.limits.interruptions_max, now_us()))
-            elif job.state is State.COLLECTING:
-                interrupted.append(Resumed(job.id, job.current.token, self.limits.interruptions_max, now_us()))
+        most = self.limits.interruptions_max
+        effects, interrupted = recovery.take_up(
+            self._world, jobs, batches, self._demand, alive, most, time.monotonic(), now_us()
+        )
         for event in interrupted:
             effects += self._apply(event)
         await self._record()
+        announcements: list[Callable[[], None]] = []
         for effect in effects:
             self._act(effect, announcements)
         self._undurable.add(*announcements)
-        for name in sorted({job.spec.solver for job in jobs if job.state not in TERMINAL} - set(self.config.solver)):
-            count = sum(job.spec.solver == name and job.state not in TERMINAL for job in jobs)
+        for name, count in recovery.homeless(jobs, self.config.solver).items():
             log.warning("solver.not_configured", solver=name, jobs=count, text="its jobs wait until it is configured")
             self.trouble[f"solver {name}"] = (
                 f"{name} is not in the configuration any more, and {count} jobs wait for it: "

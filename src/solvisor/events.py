@@ -35,12 +35,14 @@ class Accept(Event, frozen=True):
 
 
 class Dispatch(Event, frozen=True):
-    """The scheduler gives the job its room."""
+    """The scheduler gives the job its room, and with ``now`` the warm ``server`` if its solver has such."""
 
     token: str
     host: str
     settings: Settings
     now_us: int
+    server: str | None = None
+    now: float = 0.0
 
 
 class Fenced(Event, frozen=True):
@@ -50,13 +52,29 @@ class Fenced(Event, frozen=True):
 
 
 class Spawned(Fenced, frozen=True):
-    """The process exists. ``now`` is monotonic and arms the timeout."""
+    """The process exists, or a warm server (whose ``pid`` it is) has the job. ``now`` is monotonic, arms the timeout."""
 
     argv: tuple[str, ...]
     pid: int
     pid_start: int | None
     boot_id: str | None
     now: float
+
+
+class Launched(Fenced, frozen=True):
+    """A job that a warm server has started a process of its own."""
+
+    argv: tuple[str, ...]
+    pid: int
+    pid_start: int | None
+
+
+class ServerLost(Fenced, frozen=True):
+    """The warm server of the job is gone. ``reached``: it had heard of the job, which may be the reason."""
+
+    reached: bool
+    message: str
+    now_us: int
 
 
 class SpawnFailed(Fenced, frozen=True):
@@ -137,6 +155,89 @@ class Published(Event, frozen=True):
     """The manifest is on disk and the folder in its final place."""
 
 
+# --- of warm servers ------------------------------------------------------------------------------------------------
+
+
+class ServerEvent(Struct, frozen=True):
+    """Something that happened to the warm server ``name``. ``now`` is monotonic seconds."""
+
+    name: str
+
+
+class ServerWanted(ServerEvent, frozen=True):
+    """The scheduler wants one more server of ``solver``, holding ``licenses``."""
+
+    solver: str
+    licenses: tuple[tuple[str, int], ...]
+    now: float
+    now_us: int
+
+
+class ServerUp(ServerEvent, frozen=True):
+    """Its process exists; with ``port`` on its try to serve there."""
+
+    pid: int
+    port: int | None
+
+
+class ServerReady(ServerEvent, frozen=True):
+    """It answered as it should, so many ``seconds`` after its start."""
+
+    port: int | None
+    seconds: float
+    now: float
+
+
+class ServerLent(ServerEvent, frozen=True):
+    """It has a job."""
+
+    job: str
+    now: float
+
+
+class ServerFree(ServerEvent, frozen=True):
+    """It is done with its job and can take another, unless it is ``spent``."""
+
+    spent: str | None
+    now: float
+
+
+class ServerSeen(ServerEvent, frozen=True):
+    """It answered, and holds so much memory."""
+
+    rss_bytes: int | None
+
+
+class Retire(ServerEvent, frozen=True):
+    """It is to end once it has no job; ``why`` in a few words."""
+
+    why: str
+    now: float
+
+
+class Condemn(ServerEvent, frozen=True):
+    """It is being ended, job or not; ``why`` in a few words."""
+
+    why: str
+    now: float
+
+
+class ServerStuck(ServerEvent, frozen=True):
+    """Its processes would not die."""
+
+
+class ServerEnded(ServerEvent, frozen=True):
+    """Nothing of it is left. ``error`` says what went wrong, if it did; ``blameless``: through no fault of the solver.
+
+    ``denied``: it got no license.
+    """
+
+    error: str | None
+    blameless: bool
+    now: float
+    denied: bool = False
+
+
 # --- effects --------------------------------------------------------------------------------------------------------
 
 
@@ -180,6 +281,18 @@ class BatchStopped(Effect, frozen=True):
 
     batch: str
     now_us: int
+
+
+class StartServer(Struct, frozen=True):
+    """Start the warm server ``name``."""
+
+    name: str
+
+
+class StopServer(Struct, frozen=True):
+    """End the warm server ``name``."""
+
+    name: str
 
 
 class Discarded(Effect, frozen=True):

@@ -12,10 +12,15 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta
 
+from .model import PortRange
 from .tables import Rule
 from .units import DURATION_PATTERN, SIZE_PATTERN, format_duration, format_size, parse_duration, parse_size
 
 SOLVER_NAME: Final = r"[a-z0-9][a-z0-9_-]{0,31}"
+LOWEST_PORT: Final = 1024
+"""Those below are for privileged users."""
+HIGHEST_PORT: Final = 65535
+PORTS_PATTERN: Final = r"([0-9]{1,5})-([0-9]{1,5})"
 
 
 def doc(text: str) -> Meta:
@@ -68,6 +73,20 @@ def _number(value: Any) -> Any:
     return _storable(value)
 
 
+def _ports(value: Any) -> PortRange:
+    found = re.fullmatch(PORTS_PATTERN, value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError
+    ports = PortRange(int(found[1]), int(found[2]))
+    if ports.first > ports.last:
+        raise ValueError("the first is above the last")
+    if ports.first < LOWEST_PORT or ports.last > HIGHEST_PORT:
+        raise ValueError(f"ports are from {LOWEST_PORT} to {HIGHEST_PORT}")
+    return ports
+
+
+_FILE_NAME: Final = r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f-\x9f]{1,255}"
+_DOTTED: Final = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 _DURATION_SCHEMA: Final = {"type": "string", "pattern": DURATION_PATTERN}
 _SIZE_SCHEMA: Final = {"type": ["integer", "string"], "minimum": 0, "pattern": SIZE_PATTERN}
 _DURATION_WORDS: Final = 'a duration such as "500ms", "30s", "15m", "2h" or "1d"'
@@ -84,10 +103,13 @@ Text = Annotated[
 ]
 Argument = Annotated[str, _text(r"[^\x00]*", "a text in quotes", schema=False).meta()]
 Regex = Annotated[str, Rule("a regular expression in quotes", _regex, {"type": "string", "format": "regex"}).meta()]
-FileName = Annotated[
+FileName = Annotated[str, _text(_FILE_NAME, "the name of a file beside this one, without a folder").meta()]
+OwnFileName = Annotated[str, _text(_FILE_NAME, "the name of a file, without a folder").meta()]
+Program = Annotated[str, _text(r"[^\x00]+", "a program: its name on the PATH, or its path").meta()]
+Function = Annotated[
     str,
     _text(
-        r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f-\x9f]{1,255}", "the name of a file beside this one, without a folder"
+        rf"([^:\x00]+\.py|{_DOTTED}):{_DOTTED}", 'a function such as "post.py:process" or "package.module:process"'
     ).meta(),
 ]
 FileGlob = Annotated[
@@ -118,3 +140,12 @@ Scalar = Annotated[
     Rule("a number, a text in quotes, or true or false", _storable, {"type": ["boolean", "number", "string"]}).meta(),
 ]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Ports = Annotated[
+    PortRange,
+    Rule(
+        'a range of ports such as "23600-23999"',
+        _ports,
+        {"type": "string", "pattern": f"^{PORTS_PATTERN}$"},
+        lambda ports: f"{ports.first}-{ports.last}",
+    ).meta(),
+]

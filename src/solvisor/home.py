@@ -90,6 +90,11 @@ class Home:
         return self.state / "solvisor.db"
 
     @property
+    def cache(self) -> Path:
+        """What may be thrown away between two lives: compiled models."""
+        return self.state / "cache"
+
+    @property
     def log_dir(self) -> Path:
         """The daemon's own log."""
         return self.state / "log"

@@ -19,10 +19,11 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from .config import Config, SolverConfig
+from .config import Config
 from .errors import Refused
 from .home import Home
-from .jobfile import LARGEST_FILE, JobFile, check_params, parse_job_file
+from .jobfile import LARGEST_FILE, JobFile, check_options, check_params, parse_job_file
+from .kinds import SolverConfig
 from .model import Intake, JobSpec, Limits, Source
 from .spool import Taken, escape_name, files
 from .tables import suggestion
@@ -150,7 +151,8 @@ class _Judge:
                 wanted = f"a {FOLDER_JOB_FILE} in {self._dropped} and drop the folder again"
             wanted = self._hint(wanted, "one and submit both")
             raise Refused("job_file", f"{name} takes {primary} only with a job file: add {wanted}")
-        self.spec = replace(self.spec, params=self._params(solver, job))
+        params, options = self._wishes(name, solver, job)
+        self.spec = replace(self.spec, params=params, options=options)
         if job is not None and job_file is not None:
             self._check_room(job_file, job)
 
@@ -267,9 +269,11 @@ class _Judge:
             raise Refused("no_solver", f"{text}: rename it, or say which solver it is for")
         raise Refused("no_solver", f"{text}: rename it, or drop it again with a job file {_job_file_for(primary)}")
 
-    def _params(self, solver: SolverConfig, job: JobFile | None) -> dict[str, Any]:
+    def _wishes(self, name: str, solver: SolverConfig, job: JobFile | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the job asks of its solver: params, and the options of its kind."""
         try:
-            return dict(check_params(solver, {} if job is None else job.params))
+            params = check_params(solver, {} if job is None else job.params)
+            return dict(params), {} if job is None else check_options(name, solver, job)
         except Refused as refused:
             hint = self._hint("correct it and drop all again")
             raise Refused(refused.refusal, f"{self._dropped}: {refused}; {hint}") from None

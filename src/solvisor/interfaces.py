@@ -124,6 +124,8 @@ class Channel(Protocol):
 
     port: int | None
     """The TCP port it listens on, if it does."""
+    spent: str | None
+    """Why it must not have another job, if so: it is replaced then."""
 
     async def check(self) -> None:
         """Return once it answered. Raises ``NotReady``; the caller bounds the time."""
@@ -138,8 +140,8 @@ class Channel(Protocol):
         """
         ...
 
-    async def quit(self) -> None:
-        """Ask it politely to end; the caller bounds the time and waits for the end. Whatever fails is passed over."""
+    async def quit(self) -> bool:
+        """Ask it politely to end; whether that could be done. The caller bounds the time and waits for the end."""
         ...
 
     def close(self) -> None:
@@ -165,4 +167,8 @@ class WarmKind(Protocol):
         ``note`` takes what was wrong at the last try, in words that follow ``not ready in 60 s:``. Raises ``PortTaken``
         if somebody else has its port, ``NotReady`` if it can never become ready.
         """
+        ...
+
+    def explain(self, said: str, facts: ExitFacts) -> str | None:
+        """What it means that a start ended so with these last words; ``None`` if the words speak for themselves."""
         ...

@@ -11,13 +11,16 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
+import msgspec
 from msgspec import Meta, Struct, field
 
 from . import tomltext
-from .config import RetryTable, SolverConfig
 from .errors import Refused
 from .fieldtypes import Count, FileName, LicenseName, Scalar, Size, SolverName, Text, Timeout, doc
+from .kindchecks import check_retry
+from .kinds import OmcSolver, RetryTable, SolverConfig
 from .model import Retry
+from .modeljob import ModelJob, Override, ParameterName, Simulate, check_model_job
 from .params import WORDS
 from .tables import DISTINCT, Faults, editor_schema, read
 
@@ -44,6 +47,11 @@ class JobFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     retry_table: Annotated[RetryTable | None, doc("When a failed attempt is tried again.")] = field(
         default=None, name="retry"
     )
+    simulate: Annotated[Simulate | None, doc("How the model is simulated; only for solvers of kind omc.")] = None
+    overrides: Annotated[
+        dict[ParameterName, Override] | None,
+        doc('Values for parameters of the model, such as "body.mass" = 2; only for solvers of kind omc.'),
+    ] = None
 
     @property
     def retry(self) -> Retry | None:
@@ -71,7 +79,9 @@ def parse_job_file(data: bytes, name: str) -> JobFile:
     faults = Faults()
     job = read(JobFile, table, faults)
     if job is not None and job.retry_table is not None and not faults.below(("retry",)):
-        job.retry_table.check(("retry",), faults)
+        check_retry(("retry",), job.retry_table, faults)
+    if job is not None and job.simulate is not None:
+        check_model_job((), ModelJob(simulate=job.simulate), faults)
     if job is None or faults.found:
         code = "job_file_key" if any(fault.unknown_key for fault in faults.found) else "job_file_value"
         raise Refused(code, f"{name}: {'; '.join(faults.lines(tomltext.locate(text)))}")
@@ -114,6 +124,23 @@ def check_params(solver: SolverConfig, params: Mapping[str, Any]) -> dict[str, S
     if faults.found:
         raise Refused("param", "; ".join(faults.lines({})))
     return checked
+
+
+def check_options(name: str, solver: SolverConfig, job: JobFile) -> dict[str, Any]:
+    """The tables of a job file that only the kind of its solver, ``name``, knows: as plain values, for its row.
+
+    Raises ``Refused("param", ...)`` for those that it does not know.
+    """
+    asked: dict[str, Any] = {}
+    if job.simulate is not None:
+        settings = msgspec.to_builtins(job.simulate)
+        asked["simulate"] = {key: value for key, value in settings.items() if value is not None}
+    if job.overrides is not None:
+        asked["overrides"] = dict(job.overrides)
+    if asked and not isinstance(solver, OmcSolver):
+        listed = " and ".join(asked)
+        raise Refused("param", f'{listed}: only for solvers of kind "omc", and {name} is of kind "{solver.kind}"')
+    return asked
 
 
 def job_schema() -> dict[str, Any]:

@@ -18,9 +18,9 @@ from pathlib import Path, PurePath
 from typing import Final, NamedTuple
 
 from . import template
-from .config import Output, SolverConfig
 from .filetext import Found, one_line, search, tail
-from .model import Cause, Check, ExitFacts, JobSpec, Verdict
+from .kinds import Output, SolverConfig
+from .model import LICENSE_DENIED, Cause, Check, ExitFacts, JobSpec, Verdict
 from .names import escape_name
 from .params import param_text
 from .units import describe_duration, format_size
@@ -38,11 +38,15 @@ class _Result(NamedTuple):
 
 
 class _Logs(NamedTuple):
-    """What was found in the two logs: the solver's error sentence and each forbidden pattern, with the log's name."""
+    """What was found in the two logs: the solver's error sentence and each forbidden pattern, with the log's name.
+
+    ``denied`` is the line that says that there was no license.
+    """
 
     error: tuple[str, Found] | None
     forbidden: list[tuple[str, Found] | None]
     unreadable: str | None
+    denied: str | None
 
 
 def judge(
@@ -72,6 +76,7 @@ def judge(
             for result in _output(output, solver, spec, folder, unchanged)
         ),
         *_log_results(solver, facts, logs),
+        *_reported(facts),
     ]
     failed = next((result for result in results if not result.check.ok), None)
     cause: Cause | None = None
@@ -86,16 +91,26 @@ def judge(
         cause, code, plain = Cause.SIGNAL, exit_result.code, exit_result.sentence
     elif not exit_result.check.ok:
         cause, code, plain = Cause.EXIT, exit_result.code, exit_result.sentence
+        if facts.report is not None and facts.report.code is not None:
+            code, plain = facts.report.code, facts.report.message or plain
     elif failed is not None:
         cause, code, plain = Cause.CHECK, failed.code, failed.sentence
+    if cause in (Cause.EXIT, Cause.SIGNAL, Cause.CHECK) and logs.denied is not None:
+        code, plain = LICENSE_DENIED, logs.denied
     return Verdict(
         cause=cause,
         code=code or None,
-        message=_message(cause, plain, logs, folder) if cause else None,
+        message=_message(cause, plain, logs, folder, reported=facts.report is not None) if cause else None,
         checks=(exit_result.check, *(result.check for result in results)),
         log_tail=_log_tail(folder, logs, failed=cause is not None),
         log_truncated=facts.log_cut_bytes > 0,
     )
+
+
+def _reported(facts: ExitFacts) -> list[_Result]:
+    """The checks that the solver's kind made itself."""
+    checks = facts.report.checks if facts.report is not None else ()
+    return [_Result(check, "result", f"{check.check}: {check.got}, wanted: {check.want}") for check in checks]
 
 
 def _exit(solver: SolverConfig, facts: ExitFacts) -> _Result:
@@ -238,8 +253,10 @@ def _bytes(size: int) -> str:
 
 def _search_logs(solver: SolverConfig, folder: Path) -> _Logs:
     """One pass over each log for all that is wanted of it."""
-    sources = [*solver.success.log_forbid, *([solver.success.error_pattern] if solver.success.error_pattern else [])]
-    patterns = [re.compile(source, re.MULTILINE) for source in sources]
+    # What is not asked for is never found.
+    sources = [*solver.success.log_forbid, solver.success.error_pattern or "(?!)", solver.license_denied or "(?!)"]
+    asked = any(source != "(?!)" for source in sources)
+    patterns = [re.compile(source, re.MULTILINE) for source in sources] if asked else []
     first: list[tuple[str, Found] | None] = [None] * len(patterns)
     unreadable = None
     for name in LOGS if patterns else ():
@@ -249,8 +266,10 @@ def _search_logs(solver: SolverConfig, folder: Path) -> _Logs:
             unreadable = unreadable or f"{name} cannot be read: {error.strerror}"
             continue
         first = [old or ((name, new) if new else None) for old, new in zip(first, matches, strict=True)]
-    forbidden = first[: len(solver.success.log_forbid)]
-    return _Logs(first[-1] if solver.success.error_pattern else None, forbidden, unreadable)
+    if not asked:
+        return _Logs(None, [], None, None)
+    *forbidden, own, denied = first
+    return _Logs(own, forbidden, unreadable, denied[1].whole_line if denied else None)
 
 
 def _log_results(solver: SolverConfig, facts: ExitFacts, logs: _Logs) -> list[_Result]:
@@ -272,13 +291,18 @@ def _log_results(solver: SolverConfig, facts: ExitFacts, logs: _Logs) -> list[_R
     return results
 
 
-def _message(cause: Cause, plain: str, logs: _Logs, folder: Path) -> str:
-    """The solver's own sentence; else ours, with the last line of stderr. Where we ended the run, ours comes first."""
+def _message(cause: Cause, plain: str, logs: _Logs, folder: Path, *, reported: bool) -> str:
+    """The solver's own sentence; else ours, with the last line of stderr. Where we ended the run, ours comes first.
+
+    ``reported``: a warm server told how it went, and ``plain`` is what it said.
+    """
     own = one_line(logs.error[1].text, LONGEST_MESSAGE) if logs.error else ""
     if cause in (Cause.TIMEOUT, Cause.UNKILLABLE):
         return one_line(f"{plain}; it had said: {own}" if own else plain, LONGEST_MESSAGE)
     if own:
         return own
+    if reported:
+        return one_line(plain, LONGEST_MESSAGE)
     last = _tail(folder, "stderr.log").rpartition("\n")[2]
     return one_line(f"{plain}; last line of stderr: {last}" if last else plain, LONGEST_MESSAGE)
 

@@ -17,9 +17,11 @@ from .fieldtypes import (
     EnvGlob,
     EnvName,
     FileGlob,
-    FileName,
+    Function,
     LicenseName,
+    OwnFileName,
     ParamName,
+    Program,
     Regex,
     Size,
     Timeout,
@@ -28,6 +30,7 @@ from .fieldtypes import (
 from .model import Cause, Retry
 from .params import Param
 from .tables import DISTINCT
+from .template import names
 
 ExitCode = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
 RetryCause = Literal["spawn", "exit", "signal", "timeout", "stalled", "oom", "check", "server"]
@@ -75,8 +78,8 @@ class Servers(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How many warm servers of a solver there are, and how long each of them lives."""
 
     min: Annotated[int, Meta(ge=0, le=1000), doc("Kept up although no job asks for them.")] = 0
-    max: Annotated[Count | Literal["auto"], doc("At once; auto: as many as jobs may run at once.")] = "auto"
-    idle: Annotated[Timeout | None, doc("One above min that had no job for so long is stopped.")] = 600.0
+    max: Annotated[Count | Literal["auto"], doc("At once; auto: as many as jobs of it may run at once.")] = "auto"
+    idle: Annotated[Timeout, doc("One above min that had no job for so long is stopped.")] = 600.0
     recycle_jobs: Annotated[Count | None, doc("It is replaced after so many jobs.")] = None
     recycle_age: Annotated[Timeout | None, doc("It is replaced when it is so old.")] = None
     recycle_rss: Annotated[Size | None, doc("It is replaced when its processes hold more memory.")] = None
@@ -112,7 +115,7 @@ class LineReady(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, t
 class FileReady(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="file"):
     """It is ready when it wrote such a file in its folder."""
 
-    path: Annotated[FileName, doc("Name of the file in the server's folder.")]
+    path: Annotated[OwnFileName, doc("Name of the file in the server's folder.")]
     match: Annotated[Regex, doc("Found in it: an empty or half-written file says nothing.")]
 
 
@@ -130,7 +133,7 @@ class ReportedPort(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """A server that picks its own port tells it: in a printed line, or in a file in its folder."""
 
     line: Annotated[Regex | None, doc("Finds the port in its stdout or stderr: group 1.")] = None
-    file: Annotated[FileName | None, doc("Name of a file in the server's folder that holds the port.")] = None
+    file: Annotated[OwnFileName | None, doc("Name of a file in the server's folder that holds the port.")] = None
     match: Annotated[Regex, doc("Finds the port in file: group 1.")] = r"(\d+)\s*$"
 
 
@@ -152,7 +155,9 @@ class SolverConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     license_denied: Annotated[
         Regex | None, doc("Found in the logs of a run that got no license: it is tried again later, and not charged.")
     ] = None
-    env: Annotated[dict[EnvName, Argument], doc("Environment variables; placeholders as in command.")] = {}
+    env: Annotated[
+        dict[EnvName, Argument], doc("Environment variables; placeholders as in command, of a warm server as in start.")
+    ] = {}
     pass_env: Annotated[tuple[EnvGlob, ...], DISTINCT, doc("Variables of the daemon to pass on.")] = ()
     env_script: Annotated[Argument | None, doc("A shell script that sets the environment.")] = None
     max_jobs: Annotated[Count | None, doc("Jobs of this solver at once.")] = None
@@ -177,7 +182,8 @@ class CommandSolver(SolverConfig, frozen=True, forbid_unknown_fields=True, kw_on
     """One process per job."""
 
     command: Annotated[
-        tuple[Argument, ...], doc(f"{COMMAND_WORDS}: {{input}} {{stem}} {{output}} {{job_dir}} {{cpus}} {{params.NAME}}.")
+        tuple[Argument, ...],
+        doc(f"{COMMAND_WORDS}: {{input}} {{stem}} {{output}} {{job_dir}} {{cpus}} {{params.NAME}}."),
     ]
 
 
@@ -191,14 +197,14 @@ class ServerSolver(WarmSolver, frozen=True, forbid_unknown_fields=True, kw_only=
     """Any program that serves on a port. A job is a client command that talks to it, or one line of JSON."""
 
     start: Annotated[
-        tuple[Argument, ...], doc(f"{COMMAND_WORDS}: starts the server; {{host}} {{port}} {{server_dir}}.")
+        tuple[Argument, ...], doc(f"{COMMAND_WORDS}: starts the server; {{host}} {{port}} {{server_dir}} {{cpus}}.")
     ]
     ready: Annotated[Ready, doc("How it is seen that it answers.")]
     command: Annotated[
         tuple[Argument, ...],
         doc(
-            f"{COMMAND_WORDS}: the client of a job; {{host}} {{port}} {{input}} {{stem}} {{output}} {{job_dir}} {{cpus}} "
-            "{params.NAME}."
+            f"{COMMAND_WORDS}: the client of a job; {{host}} {{port}} {{server_dir}} {{input}} {{stem}} {{output}} "
+            "{job_dir} {cpus} {params.NAME}."
         ),
     ] = ()
     talk: Annotated[Literal["json"] | None, doc("Instead of command: a job is a line of JSON over TCP.")] = None
@@ -207,14 +213,19 @@ class ServerSolver(WarmSolver, frozen=True, forbid_unknown_fields=True, kw_only=
         ReportedPort | None, doc("How it tells the port it picked; without this it is given one as {port}.")
     ] = None
     quit: Annotated[
-        tuple[Argument, ...], doc("A command that asks it to end, before SIGTERM; {host} {port} {server_dir}.")
+        tuple[Argument, ...], doc("A command that asks it to end, before SIGTERM; {host} {port} {server_dir} {cpus}.")
     ] = ()
+
+    @property
+    def is_given_port(self) -> bool:
+        """Whether it is told a port to listen on: ``start`` or ``env`` says ``{port}``. It may also have none."""
+        return any("port" in names(text) for text in (*self.start, *self.env.values()))
 
 
 class OmcSolver(WarmSolver, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="omc"):
     """OpenModelica's compiler as a server: models are compiled once and run many times."""
 
-    omc: Annotated[Argument, doc("The program.")] = "omc"
+    omc: Annotated[Program, doc("The program.")] = "omc"
     cache: Annotated[Size, doc("Compiled models kept; the longest unused go first.")] = 4 << 30
     options: Annotated[
         tuple[Argument, ...], doc('Command line options of omc for every model, such as "-d=initialization".')
@@ -225,10 +236,24 @@ class PythonSolver(WarmSolver, frozen=True, forbid_unknown_fields=True, kw_only=
     """A warm interpreter that imports a function once and calls it for each job."""
 
     call: Annotated[
-        Argument, doc('The function: "post.py:process", a file beside the configuration, or "package.module:process".')
+        Function, doc('The function: "post.py:process", a file beside the configuration, or "package.module:process".')
     ]
-    python: Annotated[Argument, doc("The interpreter; it need not contain Solvisor.")] = "python3"
+    python: Annotated[Program, doc("The interpreter; it need not contain Solvisor.")] = "python3"
 
 
 AnySolver = CommandSolver | ServerSolver | OmcSolver | PythonSolver
 """A solver of some kind; one without ``kind`` is a ``command``."""
+
+
+def programs(solver: AnySolver) -> dict[str, tuple[str, ...]]:
+    """What a solver runs: programs, each with its arguments as they are written, by the key that names it."""
+    match solver:
+        case CommandSolver():
+            return {"command": solver.command}
+        case ServerSolver():
+            commands = {"start": solver.start, "command": solver.command, "quit": solver.quit}
+            return {key: command for key, command in commands.items() if command}
+        case OmcSolver():
+            return {"omc": (solver.omc, *solver.options)}
+        case PythonSolver():
+            return {"python": (solver.python,)}

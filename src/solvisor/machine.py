@@ -18,7 +18,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from . import manifest
+from . import fleet, manifest
 from .errors import IllegalEvent
 from .events import (
     Accept,
@@ -37,17 +37,20 @@ from .events import (
     Fenced,
     Gone,
     Judged,
+    Launched,
     Lost,
     Publish,
     Published,
     Resumed,
+    ServerLent,
+    ServerLost,
     Skip,
     Spawned,
     SpawnFailed,
     Start,
     Stop,
 )
-from .model import TERMINAL, Attempt, Batch, Cause, Demand, ExitFacts, Job, State, Verdict
+from .model import LICENSE_DENIED, TERMINAL, Attempt, Batch, Cause, Demand, ExitFacts, Job, State, Verdict
 from .world import World
 
 BACKOFF_MAX_SECONDS = 300.0
@@ -55,6 +58,15 @@ BACKOFF_MAX_SECONDS = 300.0
 
 DOUBLINGS_MAX = 60
 """How often the rest doubles at most: any delay has reached the longest rest by then, and no float overflows."""
+
+POISON_SERVERS = 3
+"""A job that so many warm servers did not survive is given no other."""
+
+FIRST_DENIAL_SECONDS = 5.0
+"""The rest of such a job; it doubles each time in a row."""
+
+UNCHARGED = frozenset({Cause.LOST, Cause.SERVER})
+"""How attempts end that do not count towards ``retry.max``."""
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -70,7 +82,9 @@ TABLE: dict[tuple[State | None, type[Event]], frozenset[State | None]] = {
     (Q, Cancel): frozenset({X}),
     (Q, Skip): frozenset({K}),
     (R, Spawned): frozenset({R}),
+    (R, Launched): frozenset({R}),
     (R, SpawnFailed): frozenset({Q, F, X}),
+    (R, ServerLost): frozenset({Q, F, X}),
     (R, DeadlinePassed): frozenset({R}),
     (R, Cancel): frozenset({R}),
     (R, Lost): frozenset({Q, F, X}),
@@ -146,13 +160,27 @@ def _obstacle(world: World, event: Event) -> str | None:
             return "it does not rest"
         case DependencyOver() if event.other not in world.unmet.get(event.id, ()):
             return f"it does not wait for {event.other}"
-        case Spawned() | SpawnFailed() if world.jobs[event.id].current.pid is not None:
+        case Dispatch() if world.demands[event.id].warm != (event.server is not None):
+            return "it needs a warm server, and none else does"
+        case Dispatch() if event.server is not None and not _can_take(world, event.server, world.demands[event.id]):
+            return f"{event.server} cannot take it"
+        case Launched() | ServerLost() if world.jobs[event.id].current.server is None:
+            return "it has no warm server"
+        case Launched() if world.jobs[event.id].current.pid is None:
+            return "its server has not begun with it"
+        case Spawned() if world.jobs[event.id].current.pid is not None:
+            return "its process exists already"
+        case SpawnFailed() if world.jobs[event.id].current.pid is not None and not world.demands[event.id].warm:
             return "its process exists already"
         case Gone() if event.id not in world.holding:
             return "nothing of it was left running"
         case Published() if event.id in world.holding or event.id in world.changed:
             return "it still runs, or its end is not recorded yet"
     return None
+
+
+def _can_take(world: World, server: str, demand: Demand) -> bool:
+    return any(idle.name == server for idle in world.idle_servers(demand.solver))
 
 
 # --- handlers -------------------------------------------------------------------------------------------------------
@@ -185,6 +213,10 @@ def _dispatch(world: World, job: Job, event: Dispatch) -> list[Effect]:
     world.dequeue(job)
     world.hold(job.id)
     attempt = Attempt(len(job.attempts) + 1, event.token, event.host, event.now_us, event.settings)
+    if event.server is not None:
+        attempt = replace(attempt, server=event.server, port=world.servers[event.server].port)
+        fleet.apply(world, {}, ServerLent(event.server, job.id, event.now))
+    world.refusals.begin(world.demands[job.id].licenses, job.id, event.now)
     world.put(
         replace(
             job,
@@ -204,6 +236,35 @@ def _spawned(world: World, job: Job, event: Spawned) -> list[Effect]:
         world.arm(event.now + limit, event.token, job.id)
     facts = {"argv": event.argv, "pid": event.pid, "pid_start": event.pid_start, "boot_id": event.boot_id}
     world.put(_with_attempt(job, **facts))
+    return []
+
+
+def _launched(world: World, job: Job, event: Launched) -> list[Effect]:
+    world.put(_with_attempt(job, argv=event.argv, pid=event.pid, pid_start=event.pid_start))
+    return []
+
+
+def _server_lost(world: World, job: Job, event: ServerLost) -> list[Effect]:
+    """Another server, uncharged; unless the job may be what ends them, or a user wanted it ended anyway."""
+    world.release(job.id)
+    world.refusals.end_trial(job.id)
+    job = _with_attempt(job, facts=ExitFacts(None, None, event.now_us))
+    if job.cancel:
+        job = _with_attempt(job, cause=Cause.LOST)
+        return _finish(world, replace(job, message="cancelled while it ran"), State.CANCELLED, event.now_us)
+    if not event.reached:
+        job = _with_attempt(job, cause=Cause.LOST, code="server_gone", message=event.message)
+    else:
+        job = _with_attempt(replace(job, interruptions=0), cause=Cause.SERVER, code="server_died", message=event.message)
+        ended = sum(attempt.cause is Cause.SERVER for attempt in job.attempts)
+        if ended >= POISON_SERVERS or _is_stopped(world, job):
+            cause = Cause.POISON if ended >= POISON_SERVERS else Cause.SERVER
+            text = f"{ended} warm servers died of it; the last: {event.message}" * (ended > 1) or event.message
+            job = replace(job, cause=cause, code="server_died", message=text)
+            return _finish(world, job, State.FAILED, event.now_us)
+    job = replace(job, state=State.QUEUED)
+    world.put(job)
+    world.enqueue(job)
     return []
 
 
@@ -254,6 +315,7 @@ def _lose(world: World, job: Job, facts: ExitFacts | None, interruptions_max: in
     again and again, may be this job's doing.
     """
     world.release(job.id)
+    world.refusals.end_trial(job.id)
     job = _with_attempt(job, facts=facts, cause=Cause.LOST)
     if job.cancel:
         return _finish(world, replace(job, message="cancelled while it ran"), State.CANCELLED, now_us)
@@ -285,19 +347,37 @@ def _judged(world: World, job: Job, event: Judged) -> list[Effect]:
 def _conclude(world: World, job: Job, verdict: Verdict, now: float, now_us: int) -> list[Effect]:
     """An attempt ended with a verdict: finish the job, or let it rest and try again."""
     job = _with_attempt(job, cause=verdict.cause, code=verdict.code, message=verdict.message)
+    world.refusals.end_trial(job.id)
+    denied = verdict.cause is not None and verdict.code == LICENSE_DENIED
+    if not denied and verdict.cause is not Cause.SPAWN:
+        world.refusals.grant(world.demands[job.id].licenses)
     if job.cancel:
         message = "cancelled while it ran"
         return _finish(world, replace(job, message=message), State.CANCELLED, now_us, verdict)
     job = replace(job, cause=verdict.cause, code=verdict.code, message=verdict.message)
     if verdict.cause is None:
         return _finish(world, job, State.SUCCEEDED, now_us, verdict)
+    if denied and not _is_stopped(world, job):
+        licenses = world.demands[job.id].licenses or _server_licenses(world, job)
+        world.refusals.refuse(licenses, verdict.message or "", now)
+        in_a_row = len(job.attempts) - next((a.n for a in reversed(job.attempts) if a.code != LICENSE_DENIED), 0)
+        return _rest(world, job, min(BACKOFF_MAX_SECONDS, FIRST_DENIAL_SECONDS * 2 ** min(in_a_row - 1, 20)), now)
     retry = job.current.settings.retry
-    charged = sum(a.cause is not Cause.LOST for a in job.attempts)
+    charged = sum(attempt.cause not in UNCHARGED and attempt.code != LICENSE_DENIED for attempt in job.attempts)
     if verdict.cause not in retry.on or charged > retry.max or _is_stopped(world, job):
         return _finish(world, job, State.FAILED, now_us, verdict)
     longest = max(BACKOFF_MAX_SECONDS, retry.delay_seconds)
     rest = min(retry.delay_seconds * 2 ** min(charged - 1, DOUBLINGS_MAX), longest)
-    # Why that try failed stays with the attempt: a job that waits has not failed.
+    return _rest(world, job, rest, now)
+
+
+def _server_licenses(world: World, job: Job) -> tuple[tuple[str, int], ...]:
+    server = world.servers.get(job.current.server or "")
+    return server.licenses if server is not None else ()
+
+
+def _rest(world: World, job: Job, rest: float, now: float) -> list[Effect]:
+    """Back to the queue for another try, ``rest`` seconds later. Why this one failed stays with the attempt."""
     job = replace(job, state=State.QUEUED, backoff_seconds=rest, cause=None, code=None, message=None)
     world.put(job)
     if rest > 0:
@@ -381,6 +461,8 @@ HANDLERS: dict[type[Event], Callable[..., list[Effect]]] = {
     Accept: _accept,
     Dispatch: _dispatch,
     Spawned: _spawned,
+    Launched: _launched,
+    ServerLost: _server_lost,
     SpawnFailed: _spawn_failed,
     DeadlinePassed: _deadline_passed,
     Exited: _exited,

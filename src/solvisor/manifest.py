@@ -92,6 +92,7 @@ class Manifest(Struct, frozen=True):
     log_truncated: bool
     retry_of: str | None
     solvisor_version: str
+    options: dict[str, Any] = {}
 
 
 def rfc3339(time_us: int) -> str:
@@ -132,11 +133,12 @@ def build(job: Job, verdict: Verdict | None) -> bytes:
         attempts=tuple(map(attempt_facts, job.attempts)),
         retry=last.settings.retry if last else spec.retry,
         params=spec.params,
+        options=spec.options,
         resources=Resources(last.settings.cpus, last.settings.memory_bytes, last.settings.licenses) if last else None,
         inputs=spec.inputs,
         outputs=verdict.outputs,
         more_outputs=verdict.more_outputs,
-        result=None,
+        result=last.facts.report.result if last and last.facts and last.facts.report else None,
         log_tail=verdict.log_tail,
         log_truncated=verdict.log_truncated,
         retry_of=spec.retry_of,
@@ -152,8 +154,8 @@ def attempt_facts(attempt: Attempt) -> AttemptFacts:
         n=attempt.n,
         token=attempt.token,
         host=attempt.host,
-        server=None,
-        port=None,
+        server=attempt.server,
+        port=attempt.port,
         pid=attempt.pid,
         started=rfc3339(attempt.started_us),
         finished=rfc3339(facts.finished_us) if facts else None,

@@ -58,6 +58,10 @@ class Cause(StrEnum):
     POISON = "poison"
 
 
+LICENSE_DENIED = "license_denied"
+"""The code of an attempt that got no license although we had given it a seat."""
+
+
 class Reason(StrEnum):
     """Why a job is still queued. Never stored: the scheduler computes it."""
 
@@ -131,6 +135,7 @@ class JobSpec(Struct, frozen=True):
     ``primary`` is the name of ``{input}`` relative to the job's ``input/`` folder. ``None`` in ``timeout_seconds``,
     ``cpus``, ``memory_bytes``, ``licenses`` and ``retry`` means: as the solver says. ``route`` is the folder of the
     inbox it was dropped in, and ``folder`` says that it came as one: with them the same files are judged again.
+    ``options`` are the tables of the job file that only its solver's kind knows.
     """
 
     name: str
@@ -153,6 +158,7 @@ class JobSpec(Struct, frozen=True):
     retry_of: str | None = None
     route: str | None = None
     folder: bool = False
+    options: dict[str, Any] = {}
     originals: tuple[Original, ...] = ()
     schema: int = 1
 
@@ -182,7 +188,8 @@ class Pause(Struct, frozen=True):
 class Demand(Struct, frozen=True):
     """What a job occupies while it runs; jobs with equal demand are interchangeable for admission. Hashable.
 
-    ``batch`` is its batch, if that has a limit of its own: ``batch_jobs`` at once.
+    ``batch`` is its batch, if that has a limit of its own: ``batch_jobs`` at once. ``warm``: it needs one of its
+    solver's warm servers; ``licenses`` are then those beyond what the server holds.
     """
 
     solver: str
@@ -191,6 +198,7 @@ class Demand(Struct, frozen=True):
     licenses: tuple[tuple[str, int], ...] = ()
     batch: str | None = None
     batch_jobs: int = 0
+    warm: bool = False
 
 
 class Usage(Struct, frozen=True, gc=False):
@@ -263,6 +271,7 @@ class Attempt(Struct, frozen=True):
     """One try of a job. ``token`` is what fences its result.
 
     ``cause`` is set once it ended badly (``lost``: interrupted through no fault of the job, so not charged to it).
+    ``server`` is the warm server that carried it out, ``port`` where that listened.
     """
 
     n: int
@@ -270,6 +279,8 @@ class Attempt(Struct, frozen=True):
     host: str
     started_us: int
     settings: Settings
+    server: str | None = None
+    port: int | None = None
     argv: tuple[str, ...] = ()
     pid: int | None = None
     pid_start: int | None = None
@@ -332,8 +343,72 @@ class Job(Struct, frozen=True):
         return self.attempts[-1]
 
 
+class PortRange(Struct, frozen=True):
+    """TCP ports, both ends included."""
+
+    first: int
+    last: int
+
+
+class PoolRule(Struct, frozen=True):
+    """How many warm servers of a solver there may be, what each holds, and how long it lives.
+
+    More than ``restarts`` ends within ``restarts_within_seconds``, with no job served between: the pool has failed.
+    """
+
+    min: int
+    max: int
+    idle_seconds: float | None
+    recycle_jobs: int | None
+    recycle_age_seconds: float | None
+    recycle_rss_bytes: int | None
+    licenses: tuple[tuple[str, int], ...]
+    restarts: int
+    restarts_within_seconds: float
+
+
+class ServerState(StrEnum):
+    """Where a warm server is. ``backoff`` and ``failed`` are of a solver none of whose servers may start now."""
+
+    STARTING = "starting"
+    READY = "ready"
+    BUSY = "busy"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    BACKOFF = "backoff"
+    FAILED = "failed"
+
+
+class Server(Struct, frozen=True):
+    """One warm server. It is *wanted* from ``born`` on, *up* once it has a ``pid``, *ready* after ``ready_seconds``.
+
+    ``name`` is its solver and its instance number. ``born`` and ``since`` (it is in its state) are monotonic seconds,
+    which is no harm: a server is never stored. ``why`` says why it stops; ``stuck``: it would not die. ``jobs`` counts
+    those it served, ``job`` is the one it has.
+    """
+
+    name: str
+    solver: str
+    state: ServerState
+    licenses: tuple[tuple[str, int], ...]
+    born: float
+    since: float
+    started_us: int
+    ready_seconds: float | None = None
+    pid: int | None = None
+    port: int | None = None
+    rss_bytes: int | None = None
+    jobs: int = 0
+    job: str | None = None
+    why: str | None = None
+    stuck: bool = False
+
+
 class Limits(Struct, frozen=True):
-    """What may run at once. ``solver_jobs`` names every configured solver; ``None`` means no limit of its own."""
+    """What may run at once. ``solver_jobs`` names every configured solver; ``None`` means no limit of its own.
+
+    ``pools`` names those with warm servers.
+    """
 
     max_jobs: int
     cpus: int
@@ -341,6 +416,7 @@ class Limits(Struct, frozen=True):
     interruptions_max: int
     licenses: dict[str, int]
     solver_jobs: dict[str, int | None]
+    pools: dict[str, PoolRule] = {}
 
 
 class Intake(Struct, frozen=True):

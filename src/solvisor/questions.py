@@ -1,4 +1,4 @@
-"""Questions about jobs and batches: what is live is answered from memory, what was from the database.
+"""Questions about jobs, batches and servers: what is live is answered from memory, what was from the database.
 
 Rules: nothing is changed here. What is live is read between two awaits, so that it is one moment; the past is read over
 a connection of its own, which waits for no writer. It must not know HTTP, or what is printed.
@@ -24,13 +24,14 @@ from .home import Home
 from .manifest import Manifest
 from .model import TARGETS, TERMINAL, Check, Job, Limits, State
 from .pile import Bell
-from .views import BatchView, Explanation, JobPage, JobRow, JobView
+from .views import BatchView, Explanation, JobPage, JobRow, JobView, Pools
 from .world import World
 
 T = TypeVar("T")
 
 CANDIDATES_SHOWN = 6
 PAGE_MAX = 1000
+NO_SERVERS = "no warm server outlives its daemon"
 
 
 class NoSuchJob(SolvisorError):
@@ -44,6 +45,13 @@ class NoSuchBatch(NoSuchJob):
     """No batch has such an id."""
 
     code = "no_such_batch"
+
+
+class NoSuchServer(SolvisorError):
+    """No warm server and no solver with warm servers has such a name."""
+
+    code = "no_such_server"
+    exit_status = 4
 
 
 class AmbiguousJob(SolvisorError):
@@ -204,6 +212,12 @@ class Questions:
             raise no_batch(batch_id)
         finished.update(state for job_id, state in ended.items() if job_id not in world.jobs)
         return answers.batch_view(world, batch, finished)
+
+    def servers(self) -> Pools:
+        """All warm servers, by their solvers; without a daemon there are none."""
+        if self._known.over:
+            return Pools(pools=(), note=NO_SERVERS)
+        return Pools(pools=answers.servers(self._known.world, self._known.limits, time.monotonic()))
 
     def _row(self, job: Job) -> JobRow:
         return answers.row(self._known.world, self._known.limits, job, now_us())

@@ -17,7 +17,7 @@ import msgspec
 from .errors import StoreError, StoreFailed, StoreUnavailable
 from .model import Attempt, Batch, Cause, ExitFacts, Job, JobSpec, Pause, Settings, State
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # Lists of values are spelled out: a schema version is frozen once released, the enumerations are not.
 SCHEMA = """
@@ -87,6 +87,8 @@ CREATE TABLE attempts (
   host        TEXT NOT NULL,
   started_us  INTEGER NOT NULL,
   settings    BLOB NOT NULL,
+  server      TEXT,
+  port        INTEGER,
   argv        BLOB NOT NULL,
   pid         INTEGER,
   pid_start   INTEGER,
@@ -105,8 +107,8 @@ id, seq, state, spec, submitted_us, interruptions, backoff_seconds, cancel, caus
 finished_us, manifest"""
 """What ``to_job`` reads."""
 ATTEMPT_COLUMNS = """
-n, token, attempts.host, attempts.started_us, settings, argv, pid, pid_start, boot_id, facts, attempts.cause,
-attempts.code, attempts.message"""
+n, token, attempts.host, attempts.started_us, settings, server, port, argv, pid, pid_start, boot_id, facts,
+attempts.cause, attempts.code, attempts.message"""
 """What ``to_attempt`` reads."""
 BATCH_COLUMNS = "id, name, user, on_error, max_jobs, created_us, closed, stopped"
 PAUSE_COLUMNS = "solver, by, since_us, note"
@@ -162,13 +164,16 @@ def outcome_columns(attempt: Attempt) -> tuple[Any, ...]:
 
 def to_attempt(columns: Sequence[Any]) -> Attempt:
     """The attempt of a row of ``ATTEMPT_COLUMNS``."""
-    n, token, host, started_us, settings, argv, pid, pid_start, boot_id, facts, cause, code, message = columns
+    n, token, host, started_us, settings, server, port, argv, pid, pid_start, boot_id, facts, *end = columns
+    cause, code, message = end
     return Attempt(
         n=n,
         token=token,
         host=host,
         started_us=started_us,
         settings=_decode_settings(settings),
+        server=server,
+        port=port,
         argv=_decode_argv(argv),
         pid=pid,
         pid_start=pid_start,

@@ -1,4 +1,4 @@
-"""One attempt, from staging to the end of its processes.
+"""One attempt, from staging to the end of its processes, or of its talk with a warm server.
 
 Rules: it does what the engine decided and reports back by events; it changes no state and knows no other job.
 Everything that touches a disk runs in the file threads, everything that waits is cancellable without harm: cancelling
@@ -8,7 +8,7 @@ an attempt leaves its processes to whoever looks next. A stop that comes before 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,14 +17,16 @@ import structlog
 from anyio.abc import TaskGroup
 
 from .clock import now_us
-from .config import SolverConfig
-from .errors import SpawnError
-from .events import Event, Exited, Gone, Lost, Spawned, SpawnFailed
+from .errand import Errand
+from .errors import ServerBroken, SpawnError, Unreached
+from .events import Event, Exited, Gone, Launched, Lost, ServerLost, Spawned, SpawnFailed
 from .home import Home
 from .intake import FOLDER_JOB_FILE, is_job_file
-from .interfaces import AttemptSpec, Backend, Handle
+from .interfaces import AttemptSpec, Backend, Handle, Program
+from .kinds import AnySolver, CommandSolver
 from .model import Job
 from .names import printable
+from .pool import Pool
 from .solvers import command
 from .spool import NotDurable, Results
 from .trouble import RETRY_SECONDS, is_passing
@@ -40,7 +42,7 @@ log = structlog.get_logger()
 class Runner:
     """Carries attempts out.
 
-    ``post`` hands an event to the engine; ``environ`` is the daemon's environment and ``script_environ`` what each
+    ``post`` hands an event to the engine; ``pool`` has the warm servers; ``environ`` is the daemon's environment and ``script_environ`` what each
     solver's ``env_script`` made of it, by the solver's name.
     """
 
@@ -52,6 +54,7 @@ class Runner:
         boot_id: str,
         results: Results,
         backend: Backend,
+        pool: Pool,
         environ: Mapping[str, str],
         script_environ: Mapping[str, Mapping[str, str]],
         config_dir: Path,
@@ -62,12 +65,14 @@ class Runner:
         self._boot_id = boot_id
         self._results = results
         self._backend = backend
+        self._pool = pool
         self._staging = anyio.CapacityLimiter(STAGING_THREADS)
         self._environ = environ
         self._script_environ = script_environ
         self._config_dir = config_dir
         self._post = post
-        self._handles: dict[str, Handle | None] = {}  # by token, from start until over; None before the process exists
+        # By token, from start until over; None before there is something to stop.
+        self._handles: dict[str, Handle | Errand | None] = {}
         self._stops: dict[str, bool] = {}  # what was asked to end, and whether at once
         self._stops_all: bool | None = None
 
@@ -76,10 +81,13 @@ class Runner:
         """Whether an attempt is under way."""
         return bool(self._handles)
 
-    def start(self, tasks: TaskGroup, job: Job, solver: SolverConfig) -> None:
+    def start(self, tasks: TaskGroup, job: Job, solver: AnySolver) -> None:
         """Stage, start and watch the current attempt of ``job`` in a task of its own; what becomes of it is posted."""
         self._handles[job.current.token] = None
-        tasks.start_soon(self._attempt, job, solver)
+        if isinstance(solver, CommandSolver):
+            tasks.start_soon(self._attempt, job, solver)
+        else:
+            tasks.start_soon(self._visit, job, solver)
         if self._stops_all is not None:
             self.stop(job.current.token, now=self._stops_all)
 
@@ -98,7 +106,7 @@ class Runner:
         for token in list(self._handles):
             self.stop(token, now=now)
 
-    async def _attempt(self, job: Job, solver: SolverConfig) -> None:
+    async def _attempt(self, job: Job, solver: CommandSolver) -> None:
         token = job.current.token
         try:
             started = await self._started(job, solver)
@@ -121,13 +129,76 @@ class Runner:
             del self._handles[token]
             self._stops.pop(token, None)
 
-    async def _started(self, job: Job, solver: SolverConfig) -> tuple[tuple[str, ...], Handle] | None:
-        """The running process, or ``None`` if a stop came first. Trouble of the machine is waited out, not charged."""
+    async def _visit(self, job: Job, solver: AnySolver) -> None:
+        """An attempt that a warm server carries out; then the server is free again."""
+        server = job.current.server or ""
+        await self._served(job, solver, server)
+        await self._pool.give_back(server)
+
+    async def _served(self, job: Job, solver: AnySolver, server: str) -> None:
+        token = job.current.token
+        try:
+            staged = await self._staged(job)
+            if not staged or token in self._stops:
+                self._post(Lost(job.id, token, None, now_us()))
+                return
+            self._handles[token] = errand = self._errand(job, solver)
+            facts = await self._pool.carry_out(server, errand)
+            self._post(Exited(job.id, token, facts, now_us()))
+            if facts.unkillable:
+                await errand.wait_gone()
+                self._post(Gone(job.id, token))
+        except (Unreached, ServerBroken) as error:
+            reached = isinstance(error, ServerBroken)
+            self._post(ServerLost(job.id, token, reached, printable(str(error)), now_us()))
+        except SpawnError as error:
+            self._post(SpawnFailed(job.id, token, error.reason, printable(str(error)), time.monotonic(), now_us()))
+        finally:
+            del self._handles[token]
+            self._stops.pop(token, None)
+
+    def _errand(self, job: Job, solver: AnySolver) -> Errand:
+        token = job.current.token
+
+        def make_spec(program: Program, cwd: Path | None) -> AttemptSpec:
+            return self._spec(job, solver, program, cwd)
+
+        def on_begin(pid: int) -> None:
+            self._post(Spawned(job.id, token, (), pid, None, self._boot_id, time.monotonic()))
+
+        def on_launch(program: Program, handle: Handle) -> None:
+            argv = tuple(map(printable, program.argv))
+            self._post(Launched(job.id, token, argv, handle.pid, handle.pid_start))
+
+        return Errand(job, self._home.work / job.id, self._backend, make_spec, on_begin, on_launch)
+
+    async def _started(self, job: Job, solver: CommandSolver) -> tuple[tuple[str, ...], Handle] | None:
+        """The running process, or ``None`` if a stop came first."""
+
+        async def start() -> tuple[tuple[str, ...], Handle] | None:
+            spec = await anyio.to_thread.run_sync(self._prepare, job, solver, limiter=self._staging)
+            if job.current.token in self._stops:
+                return None
+            return tuple(map(printable, spec.argv)), await self._backend.launch(spec)
+
+        return await self._patiently(job, start)
+
+    async def _staged(self, job: Job) -> bool:
+        """Whether its files are staged; not if a stop came first."""
+
+        async def stage() -> bool:
+            await anyio.to_thread.run_sync(self._stage, job, limiter=self._staging)
+            return True
+
+        return bool(await self._patiently(job, stage))
+
+    async def _patiently(self, job: Job, work: Callable[[], Awaitable[T | None]]) -> T | None:
+        """Trouble of the machine is waited out, not charged; ``None`` if a stop came first."""
         while job.current.token not in self._stops:
             try:
-                spec = await anyio.to_thread.run_sync(self._prepare, job, solver, limiter=self._staging)
-                if job.current.token not in self._stops:
-                    return tuple(map(printable, spec.argv)), await self._backend.launch(spec)
+                done = await work()
+                if done is not None:
+                    return done
             except NotDurable:
                 raise
             except (OSError, SpawnError) as error:
@@ -140,18 +211,24 @@ class Runner:
                 await anyio.sleep(RETRY_SECONDS)
         return None
 
-    def _prepare(self, job: Job, solver: SolverConfig) -> AttemptSpec:
-        attempt = job.current
+    def _stage(self, job: Job) -> None:
+        self._results.stage(job.id, job.current.n, skip=_job_files(job))
+
+    def _prepare(self, job: Job, solver: CommandSolver) -> AttemptSpec:
         folder = self._home.work / job.id
-        self._results.stage(job.id, attempt.n, skip=_job_files(job))
+        self._stage(job)
         name = job.spec.solver
         script_environ = self._script_environ.get(name, {})
-        prepared = command.prepare(solver, name, job.spec, folder, self._environ, self._config_dir, script_environ)
+        program = command.prepare(solver, name, job.spec, folder, self._environ, self._config_dir, script_environ)
+        return self._spec(job, solver, program, None)
+
+    def _spec(self, job: Job, solver: AnySolver, program: Program, cwd: Path | None) -> AttemptSpec:
+        folder = self._home.work / job.id
         return AttemptSpec(
-            token=f"{self._home_id}/{attempt.token}",
-            argv=prepared.argv,
-            cwd=str(folder / "output"),
-            env=prepared.env,
+            token=f"{self._home_id}/{job.current.token}",
+            argv=program.argv,
+            cwd=str(cwd or folder / "output"),
+            env=program.env,
             stdout=str(folder / "stdout.log"),
             stderr=str(folder / "stderr.log"),
             grace_seconds=solver.stop_grace,

@@ -12,11 +12,13 @@ it says is what holds. Whether a transition is legal is the machine's business, 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterable
 
 from msgspec import Struct
 
 from .events import BackoffOver, DeadlinePassed, Event
-from .model import Cause, Demand, Job, Limits, Reason, State
+from .model import LICENSE_DENIED, Cause, Demand, Job, Limits, Reason, ServerState, State
+from .provision import Provision
 from .units import describe_size
 from .views import Finding, Holder
 from .world import Place, Used, World
@@ -26,29 +28,35 @@ HOLDERS_MAX = 5
 
 
 class Want(Struct, frozen=True):
-    """One thing a demand asks for: ``need`` of ``total``, of which ``used`` are taken (counts, cores or bytes)."""
+    """One thing a demand asks for: ``need`` of ``total``, of which ``used`` are taken (counts, cores or bytes).
+
+    ``rests``: a license that nobody is to try now.
+    """
 
     reason: Reason
     what: str
     need: int
     used: int
     total: int
+    rests: bool = False
 
     @property
     def fits(self) -> bool:
         """It can be had now."""
-        return not self.need or self.used + self.need <= self.total
+        return not self.need or (self.used + self.need <= self.total and not self.rests)
 
     @property
     def hopeless(self) -> bool:
-        """It would not fit an idle machine either."""
-        return self.need > self.total
+        """It would not fit an idle machine either. Warm servers come and go: there may be one later."""
+        return self.need > self.total and self.reason is not Reason.SERVER
 
     @property
     def shared_by_all(self) -> bool:
         """Nobody else could start either: the bound on jobs at once."""
         return self.reason is Reason.JOBS and self.what == JOBS
 
+
+_NAMED = frozenset({Reason.LICENSE, Reason.SOLVER, Reason.SERVER})
 
 JOBS = "jobs"
 """What the bound on all jobs at once is called, beside those of single batches."""
@@ -58,22 +66,25 @@ class Plan(Struct, frozen=True):
     """What to do now.
 
     ``starts`` are the ids to start, in order. ``wake_at`` is when (monotonic seconds) time alone may change something.
-    ``blocker`` is the job that waits only for cores or memory and that therefore nobody may overtake.
+    ``blocker`` is the job that waits only for cores or memory and that therefore nobody may overtake. ``servers`` are
+    the solvers of which one more warm server is to be started, each once per server, and ``retire`` the servers to end
+    with the reason.
     """
 
     starts: tuple[str, ...]
     wake_at: float | None
     blocker: str | None = None
+    servers: tuple[str, ...] = ()
+    retire: tuple[tuple[str, str], ...] = ()
 
 
 def wants(demand: Demand, used: Used, limits: Limits) -> list[Want]:
     """Everything that ``demand`` asks for, beside what is ``used``."""
     if demand.solver not in limits.solver_jobs:
         return [Want(Reason.SOLVER, demand.solver, 1, 0, 0)]
-    asked = [
-        Want(Reason.LICENSE, name, count, used.licenses[name], limits.licenses.get(name, 0))
-        for name, count in demand.licenses
-    ]
+    asked = _license_wants(demand.licenses, used, limits)
+    if demand.warm:
+        asked += _server_wants(demand.solver, used, limits)
     own = limits.solver_jobs[demand.solver]
     if own is not None:
         asked.append(Want(Reason.SOLVER, demand.solver, 1, used.solvers[demand.solver], own))
@@ -87,6 +98,30 @@ def wants(demand: Demand, used: Used, limits: Limits) -> list[Want]:
     ]
 
 
+def _server_wants(solver: str, used: Used, limits: Limits) -> list[Want]:
+    """An idle server of its solver; and, where there is none and could be one more, the licenses for that."""
+    rule = limits.pools[solver]
+    wanted = Want(Reason.SERVER, solver, 1, 0, used.idle[solver])
+    if wanted.fits or used.coming[solver] or used.servers[solver] >= rule.max:
+        return [wanted]
+    licenses = _license_wants(rule.licenses, used, limits)
+    return [*(want for want in licenses if not want.fits), wanted]
+
+
+def _license_wants(licenses: Iterable[tuple[str, int]], used: Used, limits: Limits) -> list[Want]:
+    return [
+        Want(
+            reason=Reason.LICENSE,
+            what=name,
+            need=count,
+            used=used.licenses[name],
+            total=limits.licenses.get(name, 0),
+            rests=name in used.resting,
+        )
+        for name, count in licenses
+    ]
+
+
 def admit(demand: Demand, used: Used, limits: Limits) -> list[Want]:
     """Everything that keeps ``demand`` from starting beside what is ``used``; empty if it fits."""
     return [want for want in wants(demand, used, limits) if not want.fits]
@@ -95,6 +130,7 @@ def admit(demand: Demand, used: Used, limits: Limits) -> list[Want]:
 def due(world: World, now: float) -> list[Event]:
     """Take out of the heaps what time has brought: timeouts and ends of backoff. Stale entries vanish on the way."""
     events: list[Event] = []
+    world.refusals.pass_time(now)
     while world.deadlines and world.deadlines[0][0] <= now:
         _, token, job_id = heapq.heappop(world.deadlines)
         job = world.jobs.get(job_id)
@@ -114,12 +150,14 @@ def overdue(world: World, now: float) -> list[str]:
     return [token for deadline, token, _ in world.deadlines if deadline <= now]
 
 
-def plan(world: World, limits: Limits) -> Plan:
+def plan(world: World, limits: Limits, now: float) -> Plan:
     """Decide who starts now. Only the heads of the queues are looked at, plus one place for each start."""
     starts: list[str] = []
     blocker = None
-    promised: set[str] = set()  # licenses that are kept for a job further ahead
+    promised: set[str] = set()  # licenses that are kept for a job or a server further ahead
+    needed: dict[str, int] = {}  # of these
     used = world.used.copy()
+    provision = Provision(world, limits, used, now)
     heads: list[tuple[Place, int, Demand]] = []
     if not world.draining and None not in world.pauses:
         heads = sorted(
@@ -127,28 +165,40 @@ def plan(world: World, limits: Limits) -> Plan:
         )
     while heads:
         place, index, demand = heapq.heappop(heads)
-        if any(name in promised for name, _ in demand.licenses):
+        held_by_server = limits.pools[demand.solver].licenses if demand.warm else ()
+        if any(name in promised for name, _ in (*demand.licenses, *held_by_server)):
             continue
         refusals = admit(demand, used, limits)
         reasons = {r.reason for r in refusals}
+        goes_on = not refusals
         if not refusals:
             starts.append(place[2])
             used.add(demand)
             used.add_to_batch(demand)
-            queue = world.ready[demand]
-            if index + 1 < len(queue):
-                heapq.heappush(heads, (queue[index + 1], index + 1, demand))
+            if demand.warm:
+                provision.lend(demand.solver)
         elif any(r.shared_by_all for r in refusals):
             break  # nobody else would fit either
         elif any(r.hopeless for r in refusals):
             continue
+        elif Reason.SERVER in reasons and reasons <= {Reason.SERVER, Reason.LICENSE}:
+            goes_on = provision.cover(demand.solver, promised)
         elif reasons <= {Reason.CPUS, Reason.MEMORY}:
             blocker = place[2]
             break
         elif reasons == {Reason.LICENSE}:
             promised |= {r.what for r in refusals}
-    waits = [heap[0][0] for heap in (world.deadlines, world.backoff) if heap]
-    return Plan(tuple(starts), min(waits, default=None), blocker)
+        for refusal in refusals:
+            if refusal.reason is Reason.LICENSE and refusal.what in promised:
+                needed.setdefault(refusal.what, refusal.used + refusal.need - refusal.total)
+        queue = world.ready[demand]
+        if goes_on and index + 1 < len(queue):
+            heapq.heappush(heads, (queue[index + 1], index + 1, demand))
+    provision.finish(needed, promised, draining=world.draining)
+    waits = [*(heap[0][0] for heap in (world.deadlines, world.backoff) if heap), *provision.wakes()]
+    waits += world.refusals.wakes()
+    retire = tuple(provision.retire.items())
+    return Plan(tuple(starts), min(waits, default=None), blocker, tuple(provision.starts), retire)
 
 
 def reason(world: World, limits: Limits, job: Job) -> tuple[Reason, str | None]:
@@ -163,8 +213,12 @@ def reason(world: World, limits: Limits, job: Job) -> tuple[Reason, str | None]:
     if job.id in world.unmet:
         return Reason.DEPENDENCY, None
     if job.backoff_seconds > 0:
-        return Reason.BACKOFF, None
+        return _why_it_rests(job), None
     return reason_of_demand(world, limits, demand)
+
+
+def _why_it_rests(job: Job) -> Reason:
+    return Reason.LICENSE if job.attempt is not None and job.attempt.code == LICENSE_DENIED else Reason.BACKOFF
 
 
 def reason_of_demand(world: World, limits: Limits, demand: Demand) -> tuple[Reason, str | None]:
@@ -173,7 +227,7 @@ def reason_of_demand(world: World, limits: Limits, demand: Demand) -> tuple[Reas
     if not refusals:
         return Reason.ORDER, None
     first = next((refusal for refusal in refusals if refusal.hopeless), refusals[0])
-    named = first.reason in {Reason.LICENSE, Reason.SOLVER} or (first.reason is Reason.JOBS and first.what != JOBS)
+    named = first.reason in _NAMED or (first.reason is Reason.JOBS and first.what != JOBS)
     return first.reason, first.what if named else None
 
 
@@ -193,11 +247,13 @@ def explain(world: World, limits: Limits, job_id: str, now: float, now_us: int) 
     if job.backoff_seconds > 0:
         rest = min((at - now for at, _, other in world.backoff if other == job_id), default=job.backoff_seconds)
         text = f"rests {max(0.0, rest):.1f} s more before the next try"
-        findings.append(Finding(reason=Reason.BACKOFF, label="rest", holds=True, text=text))
+        if _why_it_rests(job) is Reason.LICENSE:
+            text = f"its last try got no license ({job.current.message}); {text}"
+        findings.append(Finding(reason=_why_it_rests(job), label="rest", holds=True, text=text))
     for want in wants(world.demands[job_id], world.used, limits):
         if want.need and (not want.fits or not want.shared_by_all):
-            findings.append(_finding(world, limits, want, now_us))
-    findings.append(_order(world, limits, job, any(finding.holds for finding in findings)))
+            findings.append(_finding(world, limits, want, now, now_us))
+    findings.append(_order(world, limits, job, now, any(finding.holds for finding in findings)))
     return sorted(findings, key=lambda finding: not finding.holds)
 
 
@@ -221,25 +277,83 @@ def _stops(world: World, job: Job) -> list[Finding]:
     return findings
 
 
-def _finding(world: World, limits: Limits, want: Want, now_us: int) -> Finding:
+def _finding(world: World, limits: Limits, want: Want, now: float, now_us: int) -> Finding:
     label = "cores" if want.reason is Reason.CPUS else want.reason.value
-    holders: tuple[Holder, ...] = ()
+    if want.reason is Reason.SERVER:
+        return _server_finding(world, limits, want, now, now_us)
+    holders: list[Holder] = []
     if not want.fits:
         held = [world.jobs[i] for i in world.holding if _takes(world.demands[i], want)]
-        held.sort(key=lambda job: (job.current.started_us, job.seq))
-        holders = tuple(
-            Holder(job.id, job.spec.user, max(0, now_us - job.current.started_us) / 1e6) for job in held[:HOLDERS_MAX]
-        )
+        holders = [
+            Holder(job.id, job.spec.user, max(0, now_us - job.current.started_us) / 1e6)
+            for job in sorted(held, key=lambda job: (job.current.started_us, job.seq))
+        ]
+        if want.reason is Reason.LICENSE:
+            servers = [s for s in world.servers.values() if any(name == want.what for name, _ in s.licenses)]
+            holders += [Holder(s.name, None, max(0.0, now - s.born)) for s in servers]
     return Finding(
         reason=want.reason,
         label=label,
         holds=not want.fits,
-        text=_in_words(want, limits),
+        text=_in_words(want, limits) if not want.rests else _rests_in_words(world, want.what, now),
         what=want.what,
         need=want.need,
         used=want.used,
         total=want.total,
-        holders=holders,
+        holders=tuple(holders[:HOLDERS_MAX]),
+    )
+
+
+def _rests_in_words(world: World, license_name: str, now: float) -> str:
+    refused = world.refusals[license_name]
+    if refused.trial is not None:
+        return (
+            f"{license_name} was refused {refused.count} times in a row; {refused.trial} tries alone whether it is back"
+        )
+    rest = max(0.0, (refused.until or now) - now)
+    text = f"{license_name} was refused {refused.count} times in a row and rests {rest:.0f} s more"
+    return f"{text}; the last time: {refused.message}"
+
+
+def _server_finding(world: World, limits: Limits, want: Want, now: float, now_us: int) -> Finding:
+    """Why there is no warm server for it: how many there are, and what keeps another from starting."""
+    solver = want.what
+    pool, most = world.pool(solver), limits.pools[solver].max
+    most = most if pool.scale is None else pool.scale
+    servers = [server for server in world.servers.values() if server.solver == solver]
+    busy = [s for s in servers if s.job is not None]
+    starting = [s for s in servers if s.state is ServerState.STARTING]
+    stuck = [s for s in servers if s.stuck]
+    parts = [f"{len(busy)} of at most {most} servers of {solver} are busy" if busy else f"no server of {solver} is up"]
+    if want.fits:
+        parts = [f"a server of {solver} is ready"]
+    elif pool.failed:
+        parts = [
+            f"the servers of {solver} failed too often: {pool.error}; solvisor servers restart {solver} tries again"
+        ]
+    elif pool.rests_until is not None and pool.rests_until > now:
+        parts.append(f"the next one starts in {pool.rests_until - now:.1f} s, after: {pool.error}")
+    elif starting:
+        parts.append(f"{starting[0].name} is starting, {max(0.0, now - starting[0].born):.1f} s so far")
+    if stuck:
+        parts.append(f"{stuck[0].name} would not die")
+    if most == 0:
+        parts.append(f"it was scaled to 0; solvisor servers scale {solver} auto gives it servers again")
+    holders = tuple(
+        Holder(job.id, job.spec.user, max(0, now_us - job.current.started_us) / 1e6)
+        for job in (world.jobs.get(server.job or "") for server in busy[:HOLDERS_MAX])
+        if job is not None and job.attempt is not None
+    )
+    return Finding(
+        reason=want.reason,
+        label="server",
+        holds=not want.fits,
+        text="; ".join(parts),
+        what=solver,
+        need=1,
+        used=len(busy),
+        total=most,
+        holders=() if want.fits else holders,
     )
 
 
@@ -258,14 +372,14 @@ def _takes(demand: Demand, want: Want) -> bool:
             return True
 
 
-def _order(world: World, limits: Limits, job: Job, held_back: bool) -> Finding:
+def _order(world: World, limits: Limits, job: Job, now: float, held_back: bool) -> Finding:
     """Where it stands among those that wait for room."""
     place = world.place(job)
     heads = [queue[0] for queue in world.ready.values() if queue[0] < place]
     ahead = sum(queue.rank(place) for queue in world.ready.values())
     total = sum(len(queue) for queue in world.ready.values())
     text = f"{_ordinal(ahead + 1)} of {max(total, ahead + 1)}"
-    decided = plan(world, limits)
+    decided = plan(world, limits, now)
     blocked = decided.blocker is not None and world.place(world.jobs[decided.blocker]) < place
     if blocked:
         text += f"; {decided.blocker} is the next to get cores or memory, and nobody overtakes it"

@@ -52,8 +52,8 @@ WHERE seq = ? AND id = ? AND published = 0"""
 _PUBLISH_JOB = "UPDATE jobs SET published = 1, manifest = NULL WHERE id = ?"
 _INSERT_ATTEMPT = """
 INSERT INTO attempts (argv, pid, pid_start, boot_id, facts, cause, code, message, job_id, n, token, host, started_us,
-                      settings)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                      settings, server, port)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (job_id, n) DO NOTHING"""
 _UPDATE_ATTEMPT = """
 UPDATE attempts SET argv = ?, pid = ?, pid_start = ?, boot_id = ?, facts = ?, cause = ?, code = ?, message = ?
@@ -253,7 +253,8 @@ class Store:
             for index, attempt in enumerate(job.attempts):
                 if index >= len(stored):
                     fixed = (attempt.token, attempt.host, attempt.started_us, encode(attempt.settings))
-                    new.append((*outcome_columns(attempt), job.id, attempt.n, *fixed))
+                    place = (attempt.server, attempt.port)
+                    new.append((*outcome_columns(attempt), job.id, attempt.n, *fixed, *place))
                 elif attempt is not stored[index]:
                     old.append((*outcome_columns(attempt), job.id, attempt.n))
         return new, old

@@ -2,8 +2,9 @@
 
 Rules: the records' own types are the only description of what is allowed; from them come the conversion, the sentence
 that says what is allowed, the JSON Schema for editors and the way back to TOML. A ``Rule`` on a type says how text
-becomes a value (``"2h"`` -> 7200.0). A fault never stops the reading: the field keeps its default, so that what hangs
-on it is still looked at. This module knows no key of any file.
+becomes a value (``"2h"`` -> 7200.0). Where a union of tagged records is allowed, the tag's key chooses one of them. A
+fault never stops the reading: the field keeps its default, so that what hangs on it is still looked at. This module
+knows no key of any file.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from inspect import cleandoc
 from types import NoneType, UnionType
@@ -153,7 +154,8 @@ def _read_value(kind: Any, value: Any, path: Path, faults: Faults) -> Any:
         return _read_record(bare, value, path, faults)
     origin = get_origin(bare)
     if origin in (Union, UnionType):
-        return _read_choice(kind, value, path, faults)
+        tagged = _tagged(kind)
+        return _read_tagged(kind, tagged, value, path, faults) if tagged else _read_choice(kind, value, path, faults)
     if origin is tuple and isinstance(value, list):
         return _read_list(kind, value, path, faults)
     if origin is dict and isinstance(value, dict):
@@ -179,22 +181,62 @@ def _read_record(kind: Any, table: Any, path: Path, faults: Faults) -> Any:
     for key in table:
         if key not in known:
             faults.add_unknown((*path, key), known, hint=_belongs_elsewhere(key, known.values()))
+    return _record_of(kind, table, path, faults)
+
+
+def _record_of(kind: Any, table: Mapping[str, Any], path: Path, faults: Faults, *, tell_missing: bool = True) -> Any:
+    """The record in those keys of ``table`` that it knows."""
     values: dict[str, Any] = {}
     complete = True
-    for key, field in known.items():
+    for field in _fields(kind):
+        key = field.encode_name
         if key in table:
             value = _read_value(field.type, table[key], (*path, key), faults)
             if value is not UNSET:
                 values[field.name] = value
-        elif field.required:
+        elif field.required and tell_missing:
             faults.add((*path, key), f"is missing; it must be {allowed(field.type)}")
         complete = complete and (field.name in values or not field.required)
     return kind(**values) if complete else UNSET
 
 
+def _read_tagged(kind: Any, members: dict[str, Any], value: Any, path: Path, faults: Faults) -> Any:
+    """That member of a union of tagged records whose tag the table names."""
+    if not isinstance(value, Mapping):
+        faults.add(path, f"{show(value)} is not a table of keys")
+        return UNSET
+    (tag_key,) = {member.__struct_config__.tag_field for member in members.values()}
+    named = tag_key in value
+    tag = value[tag_key] if named else next(iter(members))
+    if not named and "tag_optional" not in _extra(kind):
+        faults.add((*path, tag_key), f"is missing; it must be {_one_of(members)}")
+        return UNSET
+    if not isinstance(tag, str) or tag not in members:
+        hint = suggestion(tag, members) if isinstance(tag, str) else ""
+        near = hint if "did you mean" in hint else ""
+        faults.add((*path, tag_key), f"{show(tag)} is not {_one_of(members)}{near}")
+        return UNSET
+    known = {tag_key: None, **{field.encode_name: field for field in _fields(members[tag])}}
+    misplaced = False
+    for key in value:
+        if key not in known:
+            owners = [name for name, member in members.items() if key in _keys(member)]
+            hint = _key_of_others(key, tag_key, owners) or _belongs_elsewhere(key, filter(None, known.values()))
+            faults.add_unknown((*path, key), known, hint=hint)
+            misplaced = misplaced or bool(owners) or f'"{tag_key}"' in suggestion(key, known)
+    # Where the tag was forgotten or misspelt, another record is meant, and nobody knows what that lacks.
+    return _record_of(members[tag], value, path, faults, tell_missing=named or not misplaced)
+
+
+def _key_of_others(key: str, tag_key: str, owners: Sequence[str]) -> str:
+    return f"; {show(key)} is a key of {tag_key} = {' or '.join(map(show, owners))}" if owners else ""
+
+
 def _belongs_elsewhere(key: str, known: Iterable[FieldInfo]) -> str:
     for field in known:
-        if _is_record(field.type) and key in (inner.encode_name for inner in _fields(_bare(field.type))):
+        bare = _bare(field.type)
+        tables = get_args(bare) if get_origin(bare) in (Union, UnionType) else (field.type,)
+        if any(_is_record(table) and key in _keys(table) for table in tables):
             return f'; it belongs in "{field.encode_name}"'
     return ""
 
@@ -232,6 +274,9 @@ def _read_list(kind: Any, items: list[Any], path: Path, faults: Faults) -> Any:
 DISTINCT: Final = Meta(extra={"distinct": True}, extra_json_schema={"uniqueItems": True})
 """Marks a list that must not name anything twice."""
 
+TAG_OPTIONAL: Final = Meta(extra={"tag_optional": True})
+"""Marks a union of tagged records of which a table without the tag is the first."""
+
 
 def _extra(kind: Any) -> dict[str, Any]:
     extra: dict[str, Any] = {}
@@ -254,9 +299,28 @@ def _fields(record: type[Struct]) -> tuple[FieldInfo, ...]:
     return msgspec.structs.fields(record)
 
 
+def _keys(record: Any) -> tuple[str, ...]:
+    return tuple(field.encode_name for field in _fields(_bare(record)))
+
+
 def _is_record(kind: Any) -> bool:
+    """Whether it is a table of keys: a record with a rule of its own is written otherwise."""
     bare = _bare(kind)
-    return isinstance(bare, type) and issubclass(bare, Struct)
+    return isinstance(bare, type) and issubclass(bare, Struct) and _rule(kind) is None
+
+
+def _tagged(kind: Any) -> dict[str, Any]:
+    """The members of a union of tagged records by their tags; nothing for other types."""
+    bare = _bare(kind)
+    members = [member for member in get_args(bare) if member is not NoneType]
+    if get_origin(bare) not in (Union, UnionType) or not all(map(_is_record, members)):
+        return {}
+    tags = {member.__struct_config__.tag: member for member in members}
+    return {} if None in tags else tags
+
+
+def _one_of(values: Iterable[object]) -> str:
+    return f"one of {', '.join(map(show, values))}"
 
 
 def allowed(kind: Any) -> str:
@@ -267,10 +331,11 @@ def allowed(kind: Any) -> str:
     bare = _bare(kind)
     origin = get_origin(bare)
     if origin in (Union, UnionType):
-        return " or ".join(allowed(member) for member in get_args(bare) if member is not NoneType)
+        members = [allowed(member) for member in get_args(bare) if member is not NoneType]
+        return " or ".join(dict.fromkeys(members))
     if origin is Literal:
-        values = [show(value) for value in get_args(bare)]
-        return values[0] if len(values) == 1 else f"one of {', '.join(values)}"
+        values = get_args(bare)
+        return show(values[0]) if len(values) == 1 else _one_of(values)
     if origin is tuple:
         return "a list"
     if origin is dict or _is_record(bare):
@@ -285,14 +350,17 @@ def allowed(kind: Any) -> str:
 
 def plain(record: Struct) -> dict[str, Any]:
     """A record as it would stand in the file: its keys and spellings; what is unset is left out."""
-    table = {field.encode_name: _plain(field.type, getattr(record, field.name)) for field in _fields(type(record))}
+    kind = type(record)
+    table = {field.encode_name: _plain(field.type, getattr(record, field.name)) for field in _fields(kind)}
+    if kind.__struct_config__.tag is not None:
+        table = {str(kind.__struct_config__.tag_field): kind.__struct_config__.tag, **table}
     return {key: value for key, value in table.items() if value is not None}
 
 
 def _plain(kind: Any, value: Any) -> Any:
-    if isinstance(value, Struct):
-        return plain(value)
     bare = _bare(kind)
+    if isinstance(value, Struct) and _rule(kind) is None:
+        return plain(value)
     if isinstance(value, tuple):
         return [_plain(get_args(bare)[0], item) for item in value]
     if isinstance(value, dict):
@@ -303,21 +371,42 @@ def _plain(kind: Any, value: Any) -> Any:
 
 def editor_schema(kind: type[Struct], title: str) -> dict[str, Any]:
     """The JSON Schema of a file read as ``kind``, for editors that complete and check TOML."""
-    definitions = {name: _for_editor(node) for name, node in msgspec.json.schema(kind)["$defs"].items()}
-    for record in _records(kind):
+    generated = msgspec.json.schema(kind)["$defs"]
+    records = _records(kind)
+    definitions = {record.__name__: _for_editor(generated[record.__name__]) for record in records}
+    for record in records:
+        definition = definitions[record.__name__]
+        tag_key = record.__struct_config__.tag_field
+        if tag_key is not None:
+            definition["properties"][tag_key]["description"] = definition["description"]
         for field in _fields(record):
             default = None if field.default is NODEFAULT else _plain(field.type, field.default)
             if default is not None and not isinstance(default, dict):
-                definitions[record.__name__]["properties"][field.encode_name]["default"] = default
+                definition["properties"][field.encode_name]["default"] = default
+    for record in _untagged(kind):
+        tag_key = record.__struct_config__.tag_field
+        definitions[record.__name__]["properties"][tag_key]["default"] = record.__struct_config__.tag
+        definitions[record.__name__]["required"].remove(tag_key)
     top = definitions.pop(kind.__name__)
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": title, **top, "$defs": definitions}
 
 
-def _records(kind: Any) -> set[Any]:
-    """All records that a type is made of."""
-    if not _is_record(kind):
-        return {record for part in get_args(kind) for record in _records(part)}
-    return {_bare(kind)}.union(*(_records(field.type) for field in _fields(_bare(kind))))
+def _records(kind: Any) -> list[Any]:
+    """All records that a type is made of, each once, in the order in which they are met."""
+    return list(dict.fromkeys(_bare(part) for part in _parts(kind) if _is_record(part)))
+
+
+def _untagged(kind: Any) -> list[Any]:
+    """The records that a table without a tag may be."""
+    return [next(iter(_tagged(part).values())) for part in _parts(kind) if "tag_optional" in _extra(part)]
+
+
+def _parts(kind: Any) -> Iterator[Any]:
+    """A type and all that it is made of."""
+    yield kind
+    inner = [field.type for field in _fields(_bare(kind))] if _is_record(kind) else get_args(_bare(kind))
+    for part in inner:
+        yield from _parts(part)
 
 
 def _for_editor(node: Any) -> Any:
@@ -332,6 +421,8 @@ def _for_editor(node: Any) -> Any:
         del node["anyOf"]
     elif choices:
         node = {**node, "anyOf": choices}
+    if "discriminator" in node:  # a word of OpenAPI, not of JSON Schema
+        node = {("oneOf" if key == "anyOf" else key): item for key, item in node.items() if key != "discriminator"}
     if "x-rule" in node:
         node = {**{key: value for key, value in node.items() if key == "description"}, **node["x-rule"]}
     result = {key: _for_editor(value) for key, value in node.items() if key not in ("title", "default", "properties")}

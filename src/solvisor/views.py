@@ -1,4 +1,4 @@
-"""What is told of jobs and of the daemon: the shapes of every answer on the status socket, documented here.
+"""What is told of jobs, warm servers and the daemon: the shapes of every answer on the status socket, documented here.
 
 Rules: these records are the public JSON; a field's name, unit and meaning stay. Times are RFC 3339 UTC, durations
 ``_seconds``, sizes ``_bytes``. A job is shown as finished once its manifest lies in its final place; until then a job
@@ -12,9 +12,10 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from .manifest import AttemptFacts
-from .model import Cause, Check, Reason, State
+from .model import Cause, Check, Reason, ServerState, State
 
 Health = Literal["healthy", "degraded", "stopping"]
+PoolState = Literal["ok", "backoff", "failed"]
 
 
 class JobRow(Struct, frozen=True, kw_only=True):
@@ -119,11 +120,79 @@ class Today(Struct, frozen=True):
     skipped: int = 0
 
 
+class ServerRow(Struct, frozen=True, kw_only=True):
+    """One warm server; ``backoff`` and ``failed`` are states of a ``PoolView`` only.
+
+    ``jobs`` counts those it served, ``job`` is the one it has. ``ready_seconds`` is how long it took from the start of
+    its process to its first good answer; ``age_seconds`` counts from when it was wanted, ``in_state_seconds`` from when it
+    came into its state (``draining``: when it got its job). ``why`` says why it ends.
+    """
+
+    name: str
+    solver: str
+    state: ServerState
+    port: int | None
+    pid: int | None
+    jobs: int
+    job: str | None
+    rss_bytes: int | None
+    started: str
+    ready_seconds: float | None
+    age_seconds: float
+    in_state_seconds: float
+    why: str | None
+
+
+class PoolRow(Struct, frozen=True, kw_only=True):
+    """The warm servers of one solver in one line.
+
+    ``state``: ``backoff`` and ``failed`` say that none is started now, for a while or until somebody says so; those
+    that are there go on. ``wanted`` is how many there shall be now; ``starting`` are not ready yet, ``up`` have a
+    process, ``ready`` answered and stay, and ``busy`` are those of them that have a job. ``most`` is how many there may
+    be. ``waiting`` counts jobs that wait for a server, ``failures`` the servers that failed with no job served since,
+    and ``error`` is what went wrong last.
+    """
+
+    solver: str
+    state: PoolState
+    wanted: int
+    starting: int
+    up: int
+    ready: int
+    busy: int
+    most: int
+    waiting: int
+    failures: int
+    error: str | None
+
+
+class PoolView(PoolRow, frozen=True, kw_only=True):
+    """The warm servers of one solver with all that is known of them.
+
+    ``min`` and ``max`` are those of the configuration; ``scale`` is how many a person wants instead, until the daemon
+    ends. ``rests_seconds``: the next one is started so much later. ``licenses`` are those that its servers hold.
+    """
+
+    min: int
+    max: int
+    scale: int | None
+    rests_seconds: float | None
+    licenses: dict[str, int]
+    servers: tuple[ServerRow, ...]
+
+
+class Pools(Struct, frozen=True, kw_only=True):
+    """The solvers that have warm servers; ``note`` says why there are none where no daemon runs."""
+
+    pools: tuple[PoolView, ...]
+    note: str | None = None
+
+
 class Status(Struct, frozen=True, kw_only=True):
     """The daemon at one moment, all from memory.
 
-    ``problems`` are sentences about what is wrong and what to do. ``running_jobs`` are those that run (the
-    first 100), ``last_failed`` the newest failures of today (at most 5).
+    ``problems`` are sentences about what is wrong and what to do. ``servers`` are the solvers that have warm ones.
+    ``running_jobs`` are those that run (the first 100), ``last_failed`` the newest failures of today (at most 5).
     """
 
     host: str
@@ -148,6 +217,7 @@ class Status(Struct, frozen=True, kw_only=True):
     inbox: tuple[InboxWait, ...]
     inbox_total: int
     paused: tuple[Pause, ...]
+    servers: tuple[PoolRow, ...]
     running_jobs: tuple[JobRow, ...]
     last_failed: tuple[JobRow, ...]
     solvers: tuple[str, ...]

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
-from .model import TERMINAL, Batch, Cause, Demand, Job, Pause, State
+from .model import TERMINAL, Batch, Cause, Demand, Job, Pause, Server, ServerState, State
+from .refusals import Refusals
 
 Place = tuple[int, int, str]
 """Where a job stands in the order: (-priority, seq, id). The smallest goes first."""
@@ -57,7 +58,11 @@ class Queue:
 
 @dataclass(slots=True)
 class Used:
-    """What running jobs occupy at this moment."""
+    """What running jobs and warm servers occupy at this moment.
+
+    ``servers`` counts, by solver, those that are there to take jobs or soon will be; ``idle`` those of them that could
+    now, ``coming`` those that start. ``resting`` are licenses that were refused too often to be tried now.
+    """
 
     jobs: int = 0
     cpus: int = 0
@@ -65,6 +70,10 @@ class Used:
     licenses: Counter[str] = field(default_factory=Counter)
     solvers: Counter[str] = field(default_factory=Counter)
     batches: Counter[str] = field(default_factory=Counter)
+    servers: Counter[str] = field(default_factory=Counter)
+    idle: Counter[str] = field(default_factory=Counter)
+    coming: Counter[str] = field(default_factory=Counter)
+    resting: set[str] = field(default_factory=set)
 
     def add(self, demand: Demand, sign: int = 1) -> None:
         """Occupy (``sign`` 1) or free (-1) what ``demand`` asks for."""
@@ -74,6 +83,17 @@ class Used:
         self.solvers[demand.solver] += sign
         for name, count in demand.licenses:
             self.licenses[name] += sign * count
+
+    def add_server(self, server: Server, sign: int = 1) -> None:
+        """Count a warm server in (``sign`` 1) or out (-1)."""
+        for name, count in server.licenses:
+            self.licenses[name] += sign * count
+        if server.state in _IN_SERVICE:
+            self.servers[server.solver] += sign
+        if server.state is ServerState.READY:
+            self.idle[server.solver] += sign
+        if server.state is ServerState.STARTING:
+            self.coming[server.solver] += sign
 
     def add_to_batch(self, demand: Demand, sign: int = 1) -> None:
         """Occupy (``sign`` 1) or free (-1) a place of its batch, if that has a limit."""
@@ -91,7 +111,32 @@ class Used:
             Counter(self.licenses),
             Counter(self.solvers),
             Counter(self.batches),
+            Counter(self.servers),
+            Counter(self.idle),
+            Counter(self.coming),
+            set(self.resting),
         )
+
+
+_IN_SERVICE = frozenset({ServerState.STARTING, ServerState.READY, ServerState.BUSY})
+
+
+@dataclass(slots=True)
+class PoolFacts:
+    """What is known of one solver's warm servers together. Instants are monotonic seconds.
+
+    ``last`` is the last instance number given. ``ends`` are failures with no job served since, ``misses`` counts them
+    with those that were nobody's fault; the next start rests until ``rests_until``, and ``failed`` means that only a
+    person lets it go on. ``error`` is the last thing that went wrong. ``scale``: a person wants exactly so many.
+    """
+
+    last: int = 0
+    ends: list[float] = field(default_factory=list)
+    misses: int = 0
+    rests_until: float | None = None
+    failed: bool = False
+    error: str | None = None
+    scale: int | None = None
 
 
 @dataclass(slots=True)
@@ -125,6 +170,8 @@ class World:
     is occupied; ``changed`` and ``published`` collect the ids that the next commit must record, in order.
     ``parked`` are queued jobs of earlier lives where this one ``parks`` them, but those of the batch ``parks_not``: it
     starts new ones only.
+    ``refusals`` are of licenses that somebody did not get although we had given him a seat.
+    ``servers`` are all warm servers and ``pools`` what is known of those of one solver together.
     ``batches`` are those with live jobs or still open, ``members`` the rolls of their live jobs. ``pauses`` are in
     force, by solver (``None``: all).
     """
@@ -153,6 +200,9 @@ class World:
         self._changed_batches: dict[str, Batch] = {}
         self._changed_pauses = False
         self._over: list[Batch] = []
+        self.servers: dict[str, Server] = {}
+        self.pools: dict[str, PoolFacts] = {}
+        self.refusals = Refusals(self.used.resting)
 
     def place(self, job: Job) -> Place:
         """Where ``job`` stands in the order."""
@@ -291,6 +341,27 @@ class World:
         over, self._over = self._over, []
         return over
 
+    def pool(self, solver: str) -> PoolFacts:
+        """What is known of a solver's warm servers together; of a new one nothing."""
+        return self.pools.setdefault(solver, PoolFacts())
+
+    def put_server(self, server: Server) -> None:
+        """Make ``server`` the current record of its name; the one that changed last stands last."""
+        self.drop_server(server.name)
+        self.servers[server.name] = server
+        self.used.add_server(server)
+
+    def drop_server(self, name: str) -> None:
+        """Forget a server that is gone."""
+        before = self.servers.pop(name, None)
+        if before is not None:
+            self.used.add_server(before, -1)
+
+    def idle_servers(self, solver: str) -> list[Server]:
+        """Those that could take a job now; who had one last stands last."""
+        idle = [s for s in self.servers.values() if s.solver == solver and s.state is ServerState.READY]
+        return sorted(idle, key=lambda server: server.since)
+
     def set_pause(self, pause: Pause) -> None:
         """Put a pause in force."""
         self.pauses[pause.solver] = pause
@@ -329,7 +400,11 @@ class World:
             used.add(self.demands[job_id])
         for job in filter(self._in_batch_room, self.jobs.values()):
             used.add_to_batch(self.demands[job.id])
+        for server in self.servers.values():
+            used.add_server(server)
+        used.resting = self.refusals.held_back()
         assert used == self.used, f"usage drifted: {self.used} is not {used}"
+        self._check_servers()
         for demand, queue in self.ready.items():
             assert len(queue), f"an empty queue was kept for {demand}"
             assert all(a < b for a, b in pairwise(queue)), f"the queue of {demand} is out of order or holds a job twice"
@@ -352,6 +427,16 @@ class World:
         resting = Counter(entry[2] for entry in self.backoff)
         for job in self.jobs.values():
             self._check_job(job, resting[job.id])
+
+    def _check_servers(self) -> None:
+        for server in self.servers.values():
+            who = f"{server.name} ({server.state})"
+            if server.state in (ServerState.BUSY, ServerState.DRAINING):
+                assert server.job is not None, f"{who} has no job"
+            if server.state in (ServerState.STARTING, ServerState.READY):
+                assert server.job is None, f"{who} has a job"
+        busy = [s for s in self.servers.values() if s.state in (ServerState.BUSY, ServerState.DRAINING)]
+        assert len({server.job for server in busy}) == len(busy), "a job has two servers"
 
     def _check_job(self, job: Job, rests: int) -> None:
         who = f"{job.id} ({job.state})"

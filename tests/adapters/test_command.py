@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from solvisor import config
 from solvisor.errors import ConfigError, SpawnError
+from solvisor.interfaces import Program
 from solvisor.model import JobSpec, Source
 from solvisor.solvers import command
-from solvisor.solvers.command import Prepared, prepare, source_environment
+from solvisor.solvers.command import prepare, source_environment
 from waiting import wait_until
 
 PARAMS = """
@@ -54,7 +55,7 @@ def prepared(
     environ: Mapping[str, str] | None = None,
     script_env: Mapping[str, str] | None = None,
     config_dir: Path = Path("/"),
-) -> Prepared:
+) -> Program:
     text = f"[solver.x]\ncommand = {json.dumps([program, *arguments])}\n{more}\n{params}"
     solver = config.parse(text, Path("solvisor.toml")).solver["x"]
     return prepare(solver, "x", job, folder, environ or {}, config_dir, script_env or {})

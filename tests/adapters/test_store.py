@@ -301,7 +301,7 @@ def test_what_is_no_database_is_kept(path: Path) -> None:
     assert path.read_bytes() == b"this is not a database" * 500
 
 
-@pytest.mark.parametrize("prepare", ["PRAGMA user_version = 3", "CREATE TABLE other (x)"])
+@pytest.mark.parametrize("prepare", ["PRAGMA user_version = 99", "CREATE TABLE other (x)"])
 def test_a_database_of_another_program_is_refused(path: Path, prepare: str) -> None:
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE some (x)")

@@ -264,7 +264,12 @@ def test_what_jobs_and_logs_say_does_not_reach_the_terminal_as_it_is(shell: Shel
 
 def test_without_its_daemon_a_verb_says_how_to_start_it(shell: Shell) -> None:
     assert shell.daemon.stop() == 0
-    for words in (["status"], ["cancel", "last"], ["submit", shell.write("a.sh", "true\n")]):
+    for words in (
+        ["status"],
+        ["cancel", "last"],
+        ["servers", "restart", "x"],
+        ["submit", shell.write("a.sh", "true\n")],
+    ):
         result = shell.run(*words)
         assert (result.status, result.out) == (3, "")
         assert f"solvisor serve --home {shell.daemon.home}" in result.err
@@ -285,6 +290,7 @@ def test_what_was_can_be_asked_without_a_daemon(shell: Shell) -> None:
     for words, live in zip(verbs[1:], before[1:], strict=True):
         assert shell.run(*words) == Result(live.status, live.out, told), words
     assert [row["id"] for row in shell.json("list", "--all")["jobs"]] == [later, job]
+    assert shell.run("servers") == Result(0, "", f"{told}no warm server outlives its daemon\n")
     assert shell.run("get", job, "--out", "results").status == 0
     assert (shell.folder / "results" / job / "stdout.log").read_text() == "computing\n"
     assert shell.run("show", "gone").status == 4

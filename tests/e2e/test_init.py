@@ -18,6 +18,7 @@ import pytest
 
 from solvisor import config
 from solvisor.errors import ConfigError
+from solvisor.kinds import AnySolver, OmcSolver, programs
 from solvisor_service.profiles import About, Profile, VersionQuery, compose, place, profiles, search
 from waiting import wait_until
 
@@ -83,6 +84,10 @@ CBC = "echo 'Version: 2.10.8 '"
 GLPSOL = "echo 'GLPSOL--GLPK LP/MIP Solver 5.0'"
 
 
+def program(solver: AnySolver) -> str:
+    return next(iter(programs(solver).values()))[0]
+
+
 # --- a new configuration ----------------------------------------------------------------------------------------------
 
 
@@ -108,7 +113,7 @@ def test_found_programs_get_their_tables_with_version_and_standing(machine: Mach
     )
     solvers = machine.loaded().solver
     assert list(solvers) == ["ccx", "ngspice"]
-    assert solvers["ccx"].command[0] == str(machine.bin / "ccx"), "no daemon looks for programs there"
+    assert program(solvers["ccx"]) == str(machine.bin / "ccx"), "no daemon looks for programs there"
     row = next(line for line in said.splitlines() if line.startswith("ngspice")).split()
     assert row[:3] == ["ngspice", "99", "39"]
     for command in ("config check", "serve"):
@@ -122,7 +127,7 @@ def test_a_program_where_every_daemon_looks_is_called_by_its_name(tmp_path: Path
     assert 'command = ["gmsh", ' in text
     odd = compose.section(search.Found(gmsh, '/opt/{a} "b"/gmsh', None, by_name=False), {})
     loaded = config.parse(odd, tmp_path / "solvisor.toml")
-    assert loaded.solver["gmsh"].command[0] == '/opt/{{a}} "b"/gmsh'
+    assert program(loaded.solver["gmsh"]) == '/opt/{{a}} "b"/gmsh'
 
 
 def test_of_two_that_take_the_same_files_the_second_takes_none_by_name(machine: Machine) -> None:
@@ -149,10 +154,36 @@ def test_every_known_program_at_once_makes_a_configuration_without_warnings(mach
     assert facts["missing"] == []
     assert (facts["written"], facts["examples"], facts["config"]) == (True, None, str(machine.config))
     loaded = machine.loaded()
-    assert list(loaded.solver) == [profile.name for profile in known if not profile.about.later]
+    assert list(loaded.solver) == [profile.name for profile in known]
     assert loaded.warnings == ()
-    assert {row["status"] for row in facts["solvers"] if row["solver"] == "omc"} == {"later"}
-    assert "OpenModelica" in machine.config.read_text()
+
+
+def test_omc_gets_the_models_and_the_servers(machine: Machine) -> None:
+    machine.program("omc", "echo 'OpenModelica 1.26.9'")
+    (row,) = machine.facts()["solvers"]
+    assert (row["solver"], row["version"], row["tested"], row["status"]) == ("omc", "1.26.9", None, "added")
+    omc = machine.loaded().solver["omc"]
+    assert isinstance(omc, OmcSolver)
+    assert (omc.accept, omc.servers.recycle_jobs) == (("*.mos", "*.mo"), 200)
+    assert omc.omc == str(machine.bin / "omc"), "no daemon looks for programs there"
+    machine.program("omc", "echo 'OpenModelica 2.0.0'", "other")
+    assert "Nothing to add" in machine.good("--update")
+
+
+def test_a_program_that_is_no_command_line_keeps_its_braces(tmp_path: Path) -> None:
+    (known,) = [profile for profile in profiles() if profile.name == "omc"]
+    text = compose.section(search.Found(known, "/opt/{a}/omc", None, by_name=False), {})
+    omc = config.parse(text, tmp_path / "solvisor.toml").solver["omc"]
+    assert isinstance(omc, OmcSolver)
+    assert omc.omc == "/opt/{a}/omc"
+
+
+def test_models_that_somebody_takes_already_stay_with_them(machine: Machine) -> None:
+    machine.home.mkdir()
+    machine.config.write_text("[solver.rumoca]\naccept = ['*.mo']\ncommand = ['/opt/rumoca/run', '{input}']\n")
+    machine.program("omc")
+    machine.good("--update")
+    assert machine.loaded().solver["omc"].accept == ()
 
 
 def test_an_untested_profile_is_labelled(machine: Machine) -> None:
@@ -343,6 +374,21 @@ def test_a_configuration_that_cannot_be_updated_stays_as_it_is(machine: Machine,
 def test_an_update_of_nothing_is_a_new_configuration(machine: Machine) -> None:
     machine.program("ccx", CCX)
     assert f"Wrote {machine.config}" in machine.good("--update")
+
+
+@pytest.mark.parametrize(
+    ("table", "names"),
+    [
+        ("kind = 'omc'\nomc = '/opt/om/bin/omc'", ["omc"]),
+        ("command = ['/opt/om/bin/omc', '{input}']", []),
+        ("kind = 'python'\ncall = 'a:b'\npython = 'python3'", []),
+        ("kind = 'server'\nstart = ['Rscript', '-e', 'Rserve::run.Rserve()']\ncommand = ['c']\n"
+         "ready = { kind = 'line', match = 'up' }", []),
+    ],
+)  # fmt: skip
+def test_a_program_that_is_driven_another_way_is_another_solver(table: str, names: list[str]) -> None:
+    solvers = config.parse(f"[solver.mine]\n{table}", Path("x.toml")).solver
+    assert [profile.name for profile in profiles() if compose.declared(profile, solvers)] == names
 
 
 def test_a_renamed_script_is_known_by_what_it_calls() -> None:

@@ -16,14 +16,14 @@ import pytest
 
 from daemon import Daemon
 from solvisor import config
+from solvisor.kinds import PythonSolver
 from solvisor.names import escape_name
 from solvisor_service.profiles import Profile, compose, profiles, read, search
 
 Make = Callable[..., Daemon]
 
 ROOT = Path(__file__).parents[2]
-WITH_TABLE = [profile for profile in profiles() if not profile.about.later]
-TRIED = [profile for profile in WITH_TABLE if profile.about.examples]
+TRIED = [profile for profile in profiles() if profile.about.examples]
 
 
 def names(known: list[Profile]) -> list[str]:
@@ -90,7 +90,7 @@ def drop(daemon: Daemon, profile: Profile, file: str, folder: str) -> None:
 # --- the data ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("profile", WITH_TABLE, ids=names(WITH_TABLE))
+@pytest.mark.parametrize("profile", profiles(), ids=names(list(profiles())))
 def test_every_table_loads_alone_and_init_can_change_its_two_lines(profile: Profile) -> None:
     text = profile.table
     licenses = tomllib.loads(text)["solver"][profile.name].get("licenses", {})
@@ -110,13 +110,21 @@ def test_what_is_said_of_a_profile_holds_together(profile: Profile) -> None:
     if about.version is not None:
         assert re.compile(about.version.pattern).groups == 1
     assert about.programs or not about.version
-    assert not (about.later and about.tested)
     if about.programs and about.tested:
         assert any(example.good for example in about.examples)
         assert any(not example.good for example in about.examples)
     for example in about.examples:
         source = profile.example(example)
         assert source.is_file() or source.is_dir(), f"{source} is missing"
+
+
+def test_the_commented_function_is_a_table_that_loads() -> None:
+    (python,) = [profile for profile in profiles() if profile.name == "python"]
+    block = python.table[python.table.index("# [solver.post]") :]
+    text = "".join(f"{line.removeprefix('# ')}\n" for line in block.splitlines())
+    (post,) = config.parse(text, Path("table.toml")).solver.values()
+    assert isinstance(post, PythonSolver)
+    assert post.call == "post.py:process"
 
 
 def test_every_example_file_belongs_to_a_profile() -> None:

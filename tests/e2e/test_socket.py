@@ -158,6 +158,11 @@ def test_the_log_of_a_running_job_grows(http: Http, daemon: Daemon) -> None:
         ("GET", "/v1/batches/nobody", 404, "no_such_batch"),
         ("POST", "/v1/batches/nobody/close", 404, "no_such_batch"),
         ("POST", "/v1/batches/nobody/cancel", 404, "no_such_batch"),
+        ("GET", "/v1/servers/sh", 404, "no_such_route"),
+        ("GET", "/v1/servers/sh/scale", 405, "method"),
+        ("POST", "/v1/servers", 405, "method"),
+        ("POST", "/v1/servers/nobody/recycle", 404, "no_such_server"),
+        ("POST", "/v1/servers/sh/restart", 404, "no_such_server"),
         ("GET", "/v1/jobs?stat=failed", 400, "usage"),
         ("GET", "/v1/jobs?state=lost", 400, "usage"),
         ("GET", "/v1/jobs?limit=-1", 400, "usage"),
@@ -217,6 +222,11 @@ def test_pause_and_resume(http: Http) -> None:
     assert http.post("/v1/pause", {"solver": "none"}).code == "usage"
 
 
+def test_where_no_solver_has_warm_servers_there_are_none(http: Http) -> None:
+    assert http.get("/v1/servers").json == {"pools": [], "note": None}
+    assert http.get("/v1/status").json["servers"] == []
+
+
 def test_a_batch_from_beginning_to_end(http: Http) -> None:
     answer = http.post("/v1/batches", {"name": "sweep", "on_error": "fail", "max_jobs": 1})
     batch = msgspec.json.decode(answer.body, type=BatchView)
@@ -242,6 +252,10 @@ def test_a_batch_from_beginning_to_end(http: Http) -> None:
         ("/v1/pause", json.dumps({"note": "n" * 501}).encode(), "usage"),
         ("/v1/pause", b" " * 70_000, "too_large"),
         ("/v1/pause", b"\xff", "usage"),
+        ("/v1/servers/sh/scale", b'{"count": 1}', "usage"),
+        ("/v1/servers/sh/scale", b"", "usage"),
+        ("/v1/servers/sh/scale", b'{"count": "auto"}', "usage"),
+        ("/v1/servers/sh/scale", b'{"count": 1.5}', "usage"),
         ("/v1/batches", b'{"max_jobs": 0}', "usage"),
         ("/v1/batches", b'{"max_jobs": 1' + b"0" * 40 + b"}", "usage"),
         ("/v1/batches", b'{"on_error": "panic"}', "usage"),

@@ -16,12 +16,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pexpect.fdpexpect
 import pytest
 from rich.cells import cell_len
 
 from fake_daemon import BEAM, FakeDaemon, Raw, Request, explanation, fake_daemon, row, status, view
-from solvisor.views import Holder, InboxWait, JobPage, JobRow, JobView, Level, Waiting
+from solvisor.model import ServerState
+from solvisor.views import (
+    Holder,
+    InboxWait,
+    JobPage,
+    JobRow,
+    JobView,
+    Level,
+    PoolRow,
+    Pools,
+    PoolView,
+    ServerRow,
+    Waiting,
+)
 from waiting import wait_until
 
 REASON = "no elastic constants were assigned to any material in a (thermo)mechanical calculation"
@@ -101,10 +115,12 @@ def busy(fake: FakeDaemon) -> None:
         waiting_for=tuple(Waiting("license", f"license-{n}", 31) for n in range(6)),  # type: ignore[arg-type]
         inbox=(InboxWait("x" * 70 + HOSTILE, "settling", "still growing"),),
         inbox_total=1,
+        servers=(msgspec.convert(servers(BEAM).pools[0], PoolRow, from_attributes=True),),
         running_jobs=(row(id=ids[2], user="u" * 20, solver="s" * 20), row()),
         last_failed=(failed,),
     )
     fake.answers["GET", "/v1/jobs"] = JobPage((failed, waiting, row(name=HOSTILE)), None)
+    fake.answers["GET", "/v1/servers"] = servers(ids[0])
     holders = [Holder(job_id, "user", 4320.0) for job_id in ids]
     finding = {"reason": "license", "label": "license", "holds": True, "text": "orcaflex: needs 1, 2 of 2 in use"}
     fake.answers["GET", "/v1/jobs/last/explain"] = explanation(
@@ -122,13 +138,28 @@ def busy(fake: FakeDaemon) -> None:
     fake.know(job, "last")
 
 
+def servers(job: str) -> Pools:
+    """A solver with long names and a long error, and its server that has a job."""
+    times = {"age_seconds": 4300.0, "in_state_seconds": 3.0, "ready_seconds": 0.1}
+    server = ServerRow(
+        name=f"{'r' * 20}-117", solver="r" * 20, state=ServerState.DRAINING, port=23600, pid=4194304, job=job,
+        rss_bytes=51 << 20, jobs=12,
+        started="2026-11-02T10:00:00.000000Z", why="recycled by ann" + HOSTILE, **times,
+    )  # fmt: skip
+    pool = PoolView(
+        solver=server.solver, state="failed", wanted=1, starting=0, up=1, ready=0, busy=0, most=4, waiting=3,
+        failures=6, error=REASON + HOSTILE, min=0, max=4, scale=2, rests_seconds=None, licenses={}, servers=(server,),
+    )  # fmt: skip
+    return Pools(pools=(pool,))
+
+
 def listed(fake: FakeDaemon) -> tuple[JobRow, ...]:
     page = fake.answers["GET", "/v1/jobs"]
     assert isinstance(page, JobPage)
     return page.jobs
 
 
-VERBS = [("status",), ("list",), ("explain", "last"), ("show", "last")]
+VERBS = [("status",), ("list",), ("servers",), ("explain", "last"), ("show", "last")]
 
 
 @pytest.mark.parametrize("words", VERBS, ids=[words[0] for words in VERBS])

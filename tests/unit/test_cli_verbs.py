@@ -773,7 +773,7 @@ def test_json_of_logs_says_where_to_go_on(fake: FakeDaemon, run: Run) -> None:
 
 CLIENT_VERBS = [
     *("submit", "status", "list", "show", "logs", "get", "wait"),
-    *("cancel", "retry", "pause", "resume", "explain", "completion"),
+    *("cancel", "retry", "pause", "resume", "servers", "explain", "completion"),
 ]
 
 

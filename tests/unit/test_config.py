@@ -11,9 +11,10 @@ import msgspec
 import pytest
 
 from solvisor import config, jobfile
-from solvisor.config import Config, Notify, Output, SolverConfig
+from solvisor.config import Config, Notify
 from solvisor.errors import ConfigError
-from solvisor.model import Cause, Demand, JobSpec, Retry, Source
+from solvisor.kinds import AnySolver, CommandSolver, Output
+from solvisor.model import Cause, Demand, JobSpec, PortRange, Retry, Source
 from solvisor.schemas import SCHEMAS, path, text
 
 HERE = Path("solvisor.toml")
@@ -61,6 +62,7 @@ def spec(**rest: object) -> JobSpec:
 
 def test_the_documented_example() -> None:
     ccx = parse(CCX).solver["ccx"]
+    assert isinstance(ccx, CommandSolver)
     assert ccx.command == ("ccx", "-i", "{stem}")
     assert (ccx.timeout, ccx.cpus, ccx.memory) == (7200.0, 2, 2 << 30)
     assert ccx.retry == Retry(max=1, on=(Cause.SIGNAL,), delay_seconds=1.0)
@@ -70,6 +72,7 @@ def test_the_documented_example() -> None:
 def test_an_empty_file_has_every_default() -> None:
     empty = parse("")
     assert (empty.daemon.max_jobs, empty.daemon.stop_timeout, empty.daemon.interruptions_max) == ("auto", 60.0, 3)
+    assert empty.daemon.ports == PortRange(23600, 23999)
     assert (empty.inbox.path, empty.inbox.settle, empty.inbox.rescan, empty.inbox.orphan_after) == (None, 0.5, 2, 600)
     assert (empty.solver, empty.licenses, empty.notify, empty.warnings) == ({}, {}, None, ())
 
@@ -82,11 +85,13 @@ def test_the_defaults_of_a_solver() -> None:
 
 
 def test_show_reads_back_to_the_same() -> None:
-    more = '[daemon]\nmemory = "2.5GiB"\ncpus = 4\n[inbox]\nsettle = "1m"\n[notify]\ncommand = ["x"]\ntimeout = "9s"\n'
+    more = '[daemon]\nmemory = "2.5GiB"\ncpus = 4\nports = "1024-65535"\n'
+    more += '[inbox]\nsettle = "1m"\n[notify]\ncommand = ["x"]\ntimeout = "9s"\n'
     first = parse(CCX + more)
     shown = config.to_toml(first)
     assert 'timeout = "2h"' in shown
     assert 'memory = "2560MiB"' in shown
+    assert 'ports = "1024-65535"' in shown
     assert parse(shown) == first
 
 
@@ -100,7 +105,7 @@ def test_notify() -> None:
 def test_a_solver_survives_the_way_through_json() -> None:
     solver = parse(CCX).solver["ccx"]
     settings = parse(CCX).settings(spec())
-    assert msgspec.convert(json.loads(msgspec.json.encode(settings.table)), SolverConfig) == solver
+    assert msgspec.convert(json.loads(msgspec.json.encode(settings.table)), AnySolver) == solver
 
 
 def test_what_an_attempt_is_resolved_with() -> None:
@@ -175,6 +180,7 @@ MISTAKES = {
         "[inbox]\n\n\nzzz = 1",
         "line 4: inbox.zzz: no such key; known: path, settle, rescan, orphan_after",
     ),
+    "a key of what is written as a text": ("[daemon]\nfirst = 1", "daemon.first: no such key; known: max_jobs, cpus"),
     "a key one table too high": (
         HEAD + "error_pattern = 'x'",
         'line 3: solver.x.error_pattern: no such key; it belongs in "success"',
@@ -209,11 +215,13 @@ MISTAKES = {
         '[solver.CCX]\ncommand = ["x"]',
         'line 1: solver.CCX: "CCX" is not a solver name: at most 32 of a-z, 0-9, - and _, the first a letter or digit',
     ),
-    "kind of a later version": (
-        '[solver.x]\nkind = "omc"\nservers = { max = 1 }',
-        'line 2: solver.x.kind: "omc" comes with a later version of Solvisor; allowed: "command"',
+    "no range of ports": (
+        "[daemon]\nports = 23600",
+        'line 2: daemon.ports: 23600 is not a range of ports such as "23600-23999"',
     ),
-    "no such kind": (HEAD + 'kind = "comand"', 'solver.x.kind: "comand" is not "command"'),
+    "ports the wrong way round": ('[daemon]\nports = "3000-2000"', "(the first is above the last)"),
+    "ports for privileged users": ('[daemon]\nports = "1023-2000"', "(ports are from 1024 to 65535)"),
+    "ports above all": ('[daemon]\nports = "2000-65536"', "(ports are from 1024 to 65535)"),
     "placeholder": (
         '[solver.x]\ncommand = ["x",\n "{stm}"]',
         'line 3: solver.x.command[1]: "{stm}" has {stm}, which is no placeholder here; did you mean "{stem}"?',
@@ -338,7 +346,7 @@ def test_all_mistakes_come_at_once_in_the_order_of_the_file() -> None:
     with pytest.raises(ConfigError) as caught:
         parse(
             '[daemon]\nmax_jobs = 0\n[solver.x]\ncommand = ["{stem}", "{a}"]\ntimeout = 5\ncolour = 1\n'
-            "retry = { max = 1 }\n[solver.y]\nkind = 'python'\n[solver.Z]\n"
+            "retry = { max = 1 }\n[solver.y]\nkind = 'phyton'\n[solver.Z]\n"
         )
     where = [problem.split(": ")[:2] for problem in caught.value.problems]
     assert where == [
@@ -434,7 +442,7 @@ def test_the_shipped_schemas_are_up_to_date(name: str) -> None:
 
 def test_a_schema_speaks_the_words_of_the_file() -> None:
     defs = config.config_schema()["$defs"]
-    solver = defs["SolverConfig"]
+    solver = defs["CommandSolver"]
     assert solver["required"] == ["command"]
     assert solver["additionalProperties"] is False
     assert solver["properties"]["timeout"]["type"] == "string"

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inbox_kit import LIMITS, a_config
-from solvisor.config import Config
+from solvisor.config import Config, parse
 from solvisor.home import Home
 from solvisor.intake import candidates, decide
-from solvisor.model import Cause, FileFact, Intake, Original, Retry, Source
+from solvisor.model import Cause, FileFact, Intake, Original, Request, Retry, Source
 from solvisor.spool import Take, Taken
 
 CONFIG = a_config()
@@ -35,6 +35,7 @@ def judged(
     lost: dict[str, str] | None = None,
     uid: int = 0,
     config: Config = CONFIG,
+    request: Request | None = None,
 ) -> Intake:
     """Judge a drop of empty files; ``job`` is the text of the first of ``names``."""
     place = home.work / "j-1" / "input"
@@ -43,7 +44,7 @@ def judged(
         (place / name).write_text(job if at == 0 and job is not None else "")
     sources = (folder,) if folder is not None else names
     prefix = f"{route}/" if route else ""
-    take = Take("j-1", tuple(prefix + source for source in sources), route, folder is not None)
+    take = Take("j-1", tuple(prefix + source for source in sources), route, folder is not None, request=request)
     taken = Taken(take, tuple(FileFact(f"input/{name}", 0, "") for name in names), uid, (), problem)
     return decide(config, LIMITS, home, taken, lost or {})
 
@@ -214,6 +215,31 @@ class TestJobFile:
         code, text = refusal(judged(home, "j.job.toml", "x.y", job='inputs = ["x.y"]'))
         assert code == "no_solver"
         assert text.endswith('add solver = "NAME" to j.job.toml and drop all again')
+
+
+class TestModel:
+    CONFIG = parse('[solver.omc]\nkind = "omc"\naccept = ["*.mo"]\n[solver.ccx]\ncommand = ["ccx"]', Path("c"))
+    JOB = 'inputs = ["a.mo"]\nsimulate = { stop = 5 }\noverrides = { k = 2 }'
+
+    @pytest.mark.parametrize("request_", [None, Request("socket", "ann"), Request("retry", "ann", retry_of="a-1")])
+    def test_is_simulated_as_its_job_file_says_whichever_way_it_came(
+        self, home: Home, request_: Request | None
+    ) -> None:
+        intake = judged(home, "job.toml", "a.mo", job=self.JOB, folder="a", config=self.CONFIG, request=request_)
+        want = {"simulate": {"stop": 5, "output": "csv"}, "overrides": {"k": 2}}
+        assert accepted(intake).spec.options == want
+
+    def test_of_another_kind_of_solver_is_refused(self, home: Home) -> None:
+        job = f'solver = "ccx"\n{self.JOB}'
+        code, text = refusal(judged(home, "a.job.toml", "a.mo", job=job, config=self.CONFIG))
+        assert code == "param"
+        assert text == (
+            'a.job.toml: simulate and overrides: only for solvers of kind "omc", and ccx is of kind "command"; '
+            "correct it and drop all again"
+        )
+
+    def test_without_a_job_file_has_no_options(self, home: Home) -> None:
+        assert accepted(judged(home, "a.mo", config=self.CONFIG)).spec.options == {}
 
 
 _WORDS = [

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from solvisor import config
 from solvisor.errors import Refused
-from solvisor.jobfile import LARGEST_FILE, JobFile, check_params, named_inputs, parse_job_file
+from solvisor.jobfile import LARGEST_FILE, JobFile, check_options, check_params, named_inputs, parse_job_file
 from solvisor.model import Cause, Retry
+from solvisor.modeljob import ModelJob, Simulate, model_job
 
 NAME = "beam.job.toml"
 
@@ -100,6 +101,12 @@ def test_retry_can_be_switched_off() -> None:
         ("licenses = { a = -1 }", "job_file_value", "licenses.a: -1 is not a whole number from 0"),
         ("retry = { max = 2 }", "job_file_value", "retry.max: 2 without on has no effect"),
         ("retry = { max = 2, on = ['lost'] }", "job_file_value", 'retry.on[0]: "lost" is not one of "spawn", "exit"'),
+        ("simulate = { stp = 1 }", "job_file_key", 'simulate.stp: no such key; did you mean "stop"?'),
+        ("stop = 5", "job_file_key", 'stop: no such key; it belongs in "simulate"'),
+        ("simulate = { stop = '5s' }", "job_file_value", 'simulate.stop: "5s" is not a number'),
+        ("simulate = { start = 3, stop = 2 }", "job_file_value", "simulate.stop: 2 is not after start, 3"),
+        ("overrides = { 'a b' = 1 }", "job_file_value", 'overrides."a b": "a b" is not the name of a param'),
+        ("overrides = { k = [1, 2] }", "job_file_value", "overrides.k: a list is not a number, true or false, or a"),
         ("solver = ccx", "job_file_syntax", "line 1, column 10: Invalid value"),
         ("x = " + "9" * 190 + "\ny = " + "[" * 40, "job_file_syntax", "line 2: brackets nested deeper than 32"),
     ],
@@ -162,6 +169,44 @@ def test_whatever_the_bytes_only_refused_comes_out(data: bytes) -> None:
     if refused is not None:
         assert refused.refusal.startswith("job_file_")
         assert str(refused).isprintable()
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+MODEL = """\
+[simulate]
+model = "Lib.Ball"
+stop = 5
+tolerance = 1e-8
+[overrides]
+k = 2.5
+"body[2].mass" = 7
+damped = true
+"""
+
+
+def test_what_is_asked_of_a_model_comes_as_plain_values_that_the_kind_reads_back() -> None:
+    omc = config.parse('[solver.x]\nkind = "omc"', Path("c")).solver["x"]
+    options = check_options("x", omc, parse_job_file(MODEL.encode(), NAME))
+    assert options == {
+        "simulate": {"model": "Lib.Ball", "stop": 5, "tolerance": 1e-8, "output": "csv"},
+        "overrides": {"k": 2.5, "body[2].mass": 7, "damped": True},
+    }
+    settings = Simulate(model="Lib.Ball", stop=5, tolerance=1e-8)
+    assert model_job(options) == ModelJob(simulate=settings, overrides=options["overrides"])
+    assert check_options("x", omc, JobFile()) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "tables"),
+    [(MODEL, "simulate and overrides"), ("[simulate]", "simulate"), ("[overrides]", "overrides")],
+)
+def test_only_a_solver_of_the_kind_takes_them(text: str, tables: str) -> None:
+    command = config.parse('[solver.ccx]\ncommand = ["x"]', Path("c")).solver["ccx"]
+    with pytest.raises(Refused) as caught:
+        check_options("ccx", command, parse_job_file(text.encode(), NAME))
+    assert caught.value.refusal == "param"
+    assert str(caught.value) == f'{tables}: only for solvers of kind "omc", and ccx is of kind "command"'
 
 
 # --- params -----------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from builders import (
     BAD,
     NOON_US,
+    WARM,
     Story,
     make_demand,
     make_facts,
@@ -40,10 +41,12 @@ from solvisor.events import (
     Fenced,
     Gone,
     Judged,
+    Launched,
     Lost,
     Publish,
     Published,
     Resumed,
+    ServerLost,
     Skip,
     Spawned,
     SpawnFailed,
@@ -51,7 +54,7 @@ from solvisor.events import (
     Stop,
 )
 from solvisor.machine import HANDLERS, TABLE
-from solvisor.model import TERMINAL, Batch, Cause, Job, Retry, State, Verdict
+from solvisor.model import TERMINAL, Batch, Cause, Job, Retry, ServerState, State, Verdict
 from solvisor.world import Queue, World
 
 RETRYING = make_settings(Retry(max=1, on=(Cause.EXIT, Cause.SPAWN, Cause.TIMEOUT), delay_seconds=10.0))
@@ -126,6 +129,43 @@ def collecting_cancelled(story: Story) -> None:
     story.exited("job", make_facts(stopped=True))
 
 
+def ready_for_a_server(story: Story) -> None:
+    story.accept("job", WARM)
+    story.start_server()
+
+
+def ready_without_a_server(story: Story) -> None:
+    story.accept("job", WARM)
+    story.want_server()
+    story.start_server("post")
+
+
+def lent(story: Story) -> None:
+    story.accept("job", WARM)
+    story.start_server()
+    story.dispatch("job", TIMED)
+
+
+def served(story: Story) -> None:
+    lent(story)
+    story.spawned("job")
+
+
+def served_cancelled(story: Story) -> None:
+    served(story)
+    story.cancel("job")
+
+
+def served_for_the_third_time(story: Story) -> None:
+    """Two servers died of it."""
+    served(story)
+    for _ in range(2):
+        story.server_lost("job")
+        story.server_ended(story.job("job").current.server or "")
+        story.start_server()
+        story.start("job", TIMED)
+
+
 def succeeded(story: Story) -> None:
     story.accept("job")
     story.run("job")
@@ -171,6 +211,12 @@ SITUATIONS: list[Situation] = [
     collecting,
     collecting_with_retry,
     collecting_cancelled,
+    ready_for_a_server,
+    ready_without_a_server,
+    lent,
+    served,
+    served_cancelled,
+    served_for_the_third_time,
     succeeded,
     failed,
     unkillable,
@@ -192,7 +238,13 @@ EVENTS: dict[str, Callable[[str], Event]] = {
         "job", make_intake("job"), make_demand(), frozenset({"nobody"}), None, NOON_US
     ),
     "dispatch": lambda token: Dispatch("job", "job#new", "ws1", TIMED, NOON_US),
+    "dispatch to a server": lambda token: Dispatch("job", "job#new", "ws1", TIMED, NOON_US, "omc-1", 5.0),
+    "dispatch to another": lambda token: Dispatch("job", "job#new", "ws1", TIMED, NOON_US, "post-1", 5.0),
+    "dispatch to none": lambda token: Dispatch("job", "job#new", "ws1", TIMED, NOON_US, "omc-7", 5.0),
     "spawned": lambda token: Spawned("job", token, ("ccx",), 77, 1, "boot", 5.0),
+    "launched": lambda token: Launched("job", token, ("client",), 78, 2),
+    "server lost": lambda token: ServerLost("job", token, True, "it was ended by SIGSEGV", NOON_US),
+    "server lost unreached": lambda token: ServerLost("job", token, False, "it was gone", NOON_US),
     "spawn failed": lambda token: SpawnFailed("job", token, "no_program", "ccx is not there", 5.0, NOON_US),
     "deadline passed": lambda token: DeadlinePassed("job", token),
     "exited": lambda token: Exited("job", token, make_facts(), NOON_US),
@@ -224,6 +276,9 @@ _RESUMPTIONS = {"resumed": C, "resumed too often": F}
 _EXITS = {"exited": C, "exited, stopped": Q, "exited, unkillable": F}
 _EXITS_ASKED_FOR = {"exited": C, "exited, stopped": C, "exited, unkillable": F}
 
+_SERVER_LOSSES = {"server lost": Q, "server lost unreached": Q}
+_SERVED = {"launched": R, "spawn failed": F, "deadline passed": R, "cancel": R, **_EXITS, **_LOSSES}
+
 EXAMPLES: dict[Situation, dict[str, State | None]] = {
     unknown: {"accept": Q, "accept, refused": J, "accept, broken": K},
     ready: {"dispatch": R, "cancel": X, "batch stopped": K},
@@ -245,6 +300,29 @@ EXAMPLES: dict[Situation, dict[str, State | None]] = {
     collecting: {"judged good": S, "judged bad": F, "cancel": C, **_RESUMPTIONS},
     collecting_with_retry: {"judged good": S, "judged bad": Q, "cancel": C, **_RESUMPTIONS},
     collecting_cancelled: {"judged good": X, "judged bad": X, "cancel": C, **_RESUMPTIONS},
+    ready_for_a_server: {"dispatch to a server": R, "cancel": X, "batch stopped": K},
+    ready_without_a_server: {"cancel": X, "batch stopped": K},
+    lent: {
+        "spawned": R,
+        "spawn failed": F,
+        "deadline passed": R,
+        "cancel": R,
+        **_SERVER_LOSSES,
+        **_EXITS,
+        **_LOSSES,
+    },
+    served: {**_SERVED, **_SERVER_LOSSES},
+    served_cancelled: {
+        "launched": R,
+        "server lost": X,
+        "server lost unreached": X,
+        "spawn failed": X,
+        "deadline passed": R,
+        "cancel": R,
+        **_EXITS_ASKED_FOR,
+        **_LOSSES_CANCELLED,
+    },
+    served_for_the_third_time: {**_SERVED, **_SERVER_LOSSES, "server lost": F},
     succeeded: {"published": GONE},
     failed: {"published": GONE},
     unkillable: {"gone": F},
@@ -505,6 +583,118 @@ def test_a_timeout_is_a_timeout_only_if_we_ended_it() -> None:
     assert ended_by_itself.job("job").current.cause is None
 
 
+# --- warm servers ---------------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_lent_a_server_and_the_attempt_says_which() -> None:
+    story = in_situation(ready_for_a_server)
+    story.now += 3.0
+    assert story.dispatch("job") == [Start("job", "job#1")]
+    attempt, server = story.job("job").current, story.server("omc-1")
+    assert (attempt.server, attempt.port, attempt.pid) == ("omc-1", 27501, None)
+    assert (server.state, server.job, server.since) == (ServerState.BUSY, "job", story.now)
+
+
+def test_a_process_of_the_job_takes_the_place_of_its_server_in_the_attempt() -> None:
+    story = in_situation(served)
+    deadlines = list(story.world.deadlines)
+    assert (story.job("job").current.pid, deadlines) == (4242, [(story.now + 60.0, "job#1", "job")])
+    assert story.launched("job") == []
+    attempt = story.job("job").current
+    assert (attempt.argv, attempt.pid, attempt.pid_start) == (("client", "beam"), 4343, 100)
+    assert (attempt.server, attempt.boot_id) == ("omc-1", "boot")
+    assert story.world.deadlines == deadlines, "its time runs from when the server took it"
+
+
+@pytest.mark.parametrize(
+    ("reached", "cause", "code"), [(True, Cause.SERVER, "server_died"), (False, Cause.LOST, "server_gone")]
+)
+def test_a_job_whose_server_is_gone_waits_for_another_at_its_old_place(reached: bool, cause: Cause, code: str) -> None:
+    story = in_situation(served)
+    story.accept("later", WARM)
+    assert story.server_lost("job", reached=reached) == []
+    job = story.job("job")
+    assert (job.state, job.cause, job.code, job.message, job.backoff_seconds) == (Q, None, None, None, 0.0)
+    assert (job.current.cause, job.current.code, job.current.message) == (cause, code, "omc-1 was ended by SIGSEGV")
+    assert [place[2] for place in story.world.ready[WARM]] == ["job", "later"]
+    assert story.world.used.jobs == 0
+    assert story.server("omc-1").job == "job", "what becomes of the server is its own news"
+
+
+def test_three_servers_that_died_of_a_job_are_enough() -> None:
+    story = in_situation(served_for_the_third_time)
+    assert story.server_lost("job") == [Publish("job")]
+    job = story.job("job")
+    assert (job.state, job.cause, job.code) == (F, Cause.POISON, "server_died")
+    assert job.message == "3 warm servers died of it; the last: omc-1 was ended by SIGSEGV"
+    assert [attempt.cause for attempt in job.attempts] == [Cause.SERVER] * 3
+
+
+def test_servers_that_never_heard_of_it_poison_nothing() -> None:
+    story = in_situation(served_for_the_third_time)
+    for _ in range(5):
+        story.server_lost("job", reached=False)
+        story.start_server()
+        story.start("job")
+    assert story.job("job").state is R
+    story.server_lost("job")
+    assert story.job("job").cause is Cause.POISON
+
+
+def test_in_a_stopped_batch_a_lost_server_ends_the_job_as_what_it_was() -> None:
+    story = Story()
+    batch = make_batch()
+    for job_id in ("a", "b"):
+        machine.apply(
+            story.world, Accept(job_id, make_intake(job_id, batch="sweep"), WARM, frozenset(), None, NOON_US, batch)
+        )
+        story.start_server()
+        story.start(job_id)
+    story.exited("a")
+    story.judged("a", BAD)
+    assert Publish("b") in story.server_lost("b")
+    job = story.job("b")
+    assert (job.state, job.cause, job.message) == (F, Cause.SERVER, "omc-1 was ended by SIGSEGV")
+    story.world.sanity_check()
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_a_cancelled_job_whose_server_is_gone_is_cancelled(reached: bool) -> None:
+    story = in_situation(served_cancelled)
+    assert story.server_lost("job", reached=reached) == [Publish("job")]
+    job = story.job("job")
+    assert (job.state, job.cause, job.message, job.current.cause) == (X, None, "cancelled while it ran", Cause.LOST)
+
+
+def test_lost_servers_are_not_charged_to_the_tries_a_job_has() -> None:
+    story = Story()
+    story.accept("job", WARM)
+    for reached in (True, False, True):
+        story.start_server()
+        story.start("job", AT_ONCE)
+        story.server_lost("job", reached=reached)
+    for state in (Q, F):
+        story.start_server()
+        story.run("job", BAD, AT_ONCE)
+        assert story.job("job").state is state
+
+
+def test_a_job_that_killed_its_server_was_not_interrupted() -> None:
+    story = Story()
+    story.accept("job", WARM)
+    for lost in (story.lost, story.lost, story.server_lost, story.lost):
+        story.start_server()
+        story.start("job")
+        lost("job")
+    assert (story.job("job").state, story.job("job").interruptions) == (Q, 1)
+
+
+def test_only_a_job_with_a_server_may_fail_to_start_after_it_began() -> None:
+    assert in_situation(served).spawn_failed("job") == [Publish("job")]
+    with pytest.raises(IllegalEvent, match="exists already"):
+        in_situation(up).spawn_failed("job")
+
+
 # --- cancelling -----------------------------------------------------------------------------------------------------
 
 
@@ -607,6 +797,8 @@ def resting_again(story: Story, job: Job) -> bool:
         (staging, []),
         (up, []),
         (collecting, []),
+        (lent, []),
+        (served, []),
         (succeeded, [Publish("job")]),
         (failed, [Publish("job")]),
         (cancelled, [Publish("job")]),
@@ -623,7 +815,7 @@ def test_what_follows_from_a_job_of_an_earlier_life(situation: Situation, effect
     assert after.world.is_ready(after.job("job")) == (situation is ready)
     assert ("job" in after.world.unmet) == (situation is waiting)
     assert resting_again(after, after.job("job")) == (situation is resting)
-    assert ("job" in after.world.holding) == (situation in {staging, up})
+    assert ("job" in after.world.holding) == (situation in {staging, up, lent, served})
 
 
 def test_what_still_would_not_die_keeps_its_room_in_the_next_life() -> None:

@@ -37,7 +37,7 @@ from solvisor.events import (
     Start,
     Stop,
 )
-from solvisor.model import TERMINAL, Batch, Cause, Demand, Job, Pause, Retry, Settings, State, Verdict
+from solvisor.model import LICENSE_DENIED, TERMINAL, Batch, Cause, Demand, Job, Pause, Retry, Settings, State, Verdict
 from solvisor.world import World
 
 LIMITS = make_limits(
@@ -70,6 +70,7 @@ SETTINGS = [
     Settings("command", {}, retry=Retry(1, (Cause.EXIT, Cause.SPAWN), 0.0)),
 ]
 VERDICTS = [Verdict(None), Verdict(Cause.EXIT, "exit_1"), Verdict(Cause.TIMEOUT), Verdict(Cause.CHECK, "no_files")]
+DENIED = Verdict(Cause.EXIT, LICENSE_DENIED, "no seat is free")
 
 BATCHES = [
     Batch("skips", "skips", "user1", "skip", None, NOON_US),
@@ -179,16 +180,17 @@ class Sequences(RuleBasedStateMachine):
 
     @rule(setting=st.sampled_from(SETTINGS))
     def dispatch(self, setting: Settings) -> None:
-        starts = scheduler.plan(self.world, LIMITS).starts
+        starts = scheduler.plan(self.world, LIMITS, self.now).starts
         tokens = [f"{i}#{len(self.world.jobs[i].attempts) + 1}" for i in starts]
-        self.happen(*[Dispatch(i, t, "ws1", setting, self.now_us) for i, t in zip(starts, tokens, strict=True)])
-        assert scheduler.plan(self.world, LIMITS).starts == (), "a plan leaves nothing that could start"
+        pairs = zip(starts, tokens, strict=True)
+        self.happen(*[Dispatch(i, t, "ws1", setting, self.now_us, now=self.now) for i, t in pairs])
+        assert scheduler.plan(self.world, LIMITS, self.now).starts == (), "a plan leaves nothing that could start"
 
     @rule(seconds=st.sampled_from([0.5, 5.0, 30.0, 400.0]))
     def advance(self, seconds: float) -> None:
         self.now += seconds
         self.happen(*scheduler.due(self.world, self.now))
-        wake_at = scheduler.plan(self.world, LIMITS).wake_at
+        wake_at = scheduler.plan(self.world, LIMITS, self.now).wake_at
         assert wake_at is None or wake_at > self.now, "what is due was left lying"
 
     @rule(draining=st.booleans())
@@ -217,7 +219,7 @@ class Sequences(RuleBasedStateMachine):
         self.happen(Exited(job.id, job.current.token, facts, self.now_us))
 
     @precondition(lambda self: self.jobs(is_collecting))
-    @rule(which=indices, verdict=st.sampled_from(VERDICTS))
+    @rule(which=indices, verdict=st.sampled_from([*VERDICTS, DENIED]))
     def judged(self, which: int, verdict: Verdict) -> None:
         job = pick(self.jobs(is_collecting), which)
         self.happen(Judged(job.id, job.current.token, verdict, self.now, self.now_us))
@@ -301,7 +303,7 @@ class Sequences(RuleBasedStateMachine):
     @invariant()
     def tries_are_bounded(self) -> None:
         for job in self.world.jobs.values():
-            charged = [a for a in job.attempts if a.cause is not Cause.LOST]
+            charged = [a for a in job.attempts if a.cause is not Cause.LOST and a.code != LICENSE_DENIED]
             assert len(charged) <= 1 + max((a.settings.retry.max for a in job.attempts), default=0)
             assert job.interruptions <= LIMITS.interruptions_max
 
@@ -318,7 +320,7 @@ class Sequences(RuleBasedStateMachine):
 
     @invariant()
     def what_explain_says_is_what_plan_does(self) -> None:
-        starts = scheduler.plan(self.world, LIMITS).starts
+        starts = scheduler.plan(self.world, LIMITS, self.now).starts
         for job in self.jobs(lambda job: job.state is State.QUEUED):
             findings = scheduler.explain(self.world, LIMITS, job.id, self.now, self.now_us)
             assert (job.id in starts) == (not any(finding.holds for finding in findings))

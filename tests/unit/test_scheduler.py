@@ -90,7 +90,7 @@ def build(case: Case) -> Story:
 @pytest.mark.parametrize("name", CASES)
 def test_who_starts(name: str) -> None:
     case = CASES[name]
-    decided = plan(build(case).world, case.limits)
+    decided = plan(build(case).world, case.limits, 0.0)
     assert decided.starts == tuple(case.starts)
     assert decided.blocker == case.blocker
 
@@ -99,7 +99,7 @@ def test_priority_comes_before_first_come() -> None:
     story = Story()
     for job_id, priority in [("low", -1), ("first", 0), ("second", 0), ("urgent", 10)]:
         story.accept(job_id, priority=priority)
-    assert plan(story.world, LIMITS).starts == ("urgent", "first", "second", "low")
+    assert plan(story.world, LIMITS, story.now).starts == ("urgent", "first", "second", "low")
 
 
 def test_order_is_kept_between_jobs_of_different_demand() -> None:
@@ -107,7 +107,7 @@ def test_order_is_kept_between_jobs_of_different_demand() -> None:
     demands = [NARROW, ONE_AT_A_TIME, LICENSED, NARROW]
     for job_id, demand in zip("abcd", demands, strict=True):
         story.accept(job_id, demand)
-    assert plan(story.world, LIMITS).starts == ("a", "b", "c", "d")
+    assert plan(story.world, LIMITS, story.now).starts == ("a", "b", "c", "d")
 
 
 def test_a_job_that_comes_back_to_the_queue_keeps_its_place() -> None:
@@ -116,7 +116,7 @@ def test_a_job_that_comes_back_to_the_queue_keeps_its_place() -> None:
     story.accept("second")
     story.start("first")
     story.lost("first")
-    assert plan(story.world, make_limits(max_jobs=1)).starts == ("first",)
+    assert plan(story.world, make_limits(max_jobs=1), story.now).starts == ("first",)
 
 
 def test_a_wide_job_starts_although_narrow_ones_never_stop_coming() -> None:
@@ -127,9 +127,9 @@ def test_a_wide_job_starts_although_narrow_ones_never_stop_coming() -> None:
     story.accept("wide", WIDE)
     for n in range(4):
         story.accept(f"late-{n}", NARROW)
-        assert plan(story.world, LIMITS).starts == ()
+        assert plan(story.world, LIMITS, story.now).starts == ()
         story.exited(f"early-{n}")
-    assert plan(story.world, LIMITS).starts == ("wide",)
+    assert plan(story.world, LIMITS, story.now).starts == ("wide",)
 
 
 def test_what_waits_for_more_than_room_does_not_start() -> None:
@@ -138,7 +138,7 @@ def test_what_waits_for_more_than_room_does_not_start() -> None:
     story.accept("waits", after=["a"])
     story.accept("rests")
     story.run("rests", BAD, RESTS)
-    assert plan(story.world, LIMITS).starts == ()
+    assert plan(story.world, LIMITS, story.now).starts == ()
 
 
 def test_a_draining_daemon_starts_nothing_and_still_wakes_for_its_deadlines() -> None:
@@ -147,14 +147,14 @@ def test_a_draining_daemon_starts_nothing_and_still_wakes_for_its_deadlines() ->
     story.start("up", make_settings(timeout_seconds=60.0))
     story.accept("a")
     story.world.draining = True
-    decided = plan(story.world, LIMITS)
+    decided = plan(story.world, LIMITS, story.now)
     assert decided.starts == ()
     assert decided.wake_at == story.now + 60.0
 
 
 def test_planning_changes_nothing() -> None:
     story = build(CASES["first come, first served"])
-    assert plan(story.world, LIMITS) == plan(story.world, LIMITS)
+    assert plan(story.world, LIMITS, story.now) == plan(story.world, LIMITS, story.now)
     assert story.world.used == Used()
 
 
@@ -163,13 +163,13 @@ def test_planning_changes_nothing() -> None:
 
 def test_it_wakes_for_the_first_thing_that_time_brings() -> None:
     story = Story()
-    assert plan(story.world, LIMITS).wake_at is None
+    assert plan(story.world, LIMITS, story.now).wake_at is None
     story.accept("up")
     story.start("up", make_settings(timeout_seconds=60.0))
-    assert plan(story.world, LIMITS).wake_at == story.now + 60.0
+    assert plan(story.world, LIMITS, story.now).wake_at == story.now + 60.0
     story.accept("rests")
     story.run("rests", BAD, RESTS)
-    assert plan(story.world, LIMITS).wake_at == story.now + 30.0
+    assert plan(story.world, LIMITS, story.now).wake_at == story.now + 30.0
 
 
 def test_time_brings_timeouts_and_ends_of_rests_not_a_moment_early() -> None:
@@ -203,7 +203,7 @@ def test_what_time_brings_too_late_is_skipped() -> None:
     story.cancel("cancelled")
     assert due(story.world, story.now + 50.0) == []
     assert due(story.world, story.now + 60.0) == [DeadlinePassed("restarted", "restarted#2")]
-    assert plan(story.world, LIMITS).wake_at is None, "stale entries vanish on the way"
+    assert plan(story.world, LIMITS, story.now).wake_at is None, "stale entries vanish on the way"
 
 
 def test_a_timeout_comes_once() -> None:
@@ -253,7 +253,7 @@ def test_a_plan_looks_at_one_place_per_demand_and_one_per_start() -> None:
         queues[demands[seq % len(demands)]].add((0, seq, f"job-{seq}"))
     world.ready = dict(queues)
     limits = make_limits(max_jobs=20, cpus=50, licenses={"orcaflex": 3}, solver_jobs={"ccx": None, "orcaflex": None})
-    starts = plan(world, limits).starts
+    starts = plan(world, limits, 0.0).starts
     assert len(starts) == 20
     assert sum(queue.looks for queue in queues.values()) <= len(starts) + len(demands)
 
@@ -352,15 +352,15 @@ def test_only_a_queued_job_can_be_explained() -> None:
 def test_pauses_of_everything_and_of_one_solver() -> None:
     story = build(Case([], [NARROW, ONE_AT_A_TIME], ""))
     story.world.set_pause(Pause("ccx", "user1", story.now_us, "new version"))
-    assert plan(story.world, LIMITS).starts == ("b",)
+    assert plan(story.world, LIMITS, story.now).starts == ("b",)
     text = "ccx was paused by user1: new version; solvisor resume ccx lets it go on"
     assert reasons(story, "a") == [(Reason.PAUSED, text)]
     story.world.set_pause(Pause(None, None, story.now_us, None))
-    assert plan(story.world, LIMITS).starts == ()
+    assert plan(story.world, LIMITS, story.now).starts == ()
     assert reasons(story, "b") == [(Reason.PAUSED, "everything was paused; solvisor resume lets it go on")]
     story.world.end_pause(None)
     story.world.end_pause("ccx")
-    assert plan(story.world, LIMITS).starts == ("a", "b")
+    assert plan(story.world, LIMITS, story.now).starts == ("a", "b")
 
 
 def test_a_life_for_new_jobs_parks_those_of_earlier_lives() -> None:
@@ -376,7 +376,7 @@ def test_a_life_for_new_jobs_parks_those_of_earlier_lives() -> None:
     story.accept("new", NARROW)
     story.accept("after old", NARROW, after=["old"])
     story.world.sanity_check()
-    assert plan(story.world, LIMITS).starts == ("own", "new")
+    assert plan(story.world, LIMITS, story.now).starts == ("own", "new")
     text = "the daemon was started for a batch and starts only what is sent to it; solvisor serve takes up the rest"
     assert reasons(story, "old") == [(Reason.PAUSED, text)]
     story.now += 60.0
@@ -391,7 +391,7 @@ def test_a_life_for_new_jobs_parks_those_of_earlier_lives() -> None:
 def test_a_batch_has_its_own_bound_and_lets_others_pass() -> None:
     of_batch = make_demand(batch="sweep", batch_jobs=2)
     story = build(Case([of_batch], [of_batch, of_batch, NARROW], ""))
-    assert plan(story.world, LIMITS).starts == ("a", "c")
+    assert plan(story.world, LIMITS, story.now).starts == ("a", "c")
     story.start("a")
     assert reasons(story, "b") == [(Reason.JOBS, "2 of at most 2 jobs of its batch are running")]
 
@@ -479,13 +479,13 @@ def plan_by_walking(world: World, limits: Limits) -> list[str]:
 @settings(max_examples=300, deadline=None)
 @given(worlds(), some_limits)
 def test_looking_at_heads_finds_what_walking_finds(world: World, limits: Limits) -> None:
-    assert list(plan(world, limits).starts) == plan_by_walking(world, limits)
+    assert list(plan(world, limits, 0.0).starts) == plan_by_walking(world, limits)
 
 
 @settings(max_examples=300, deadline=None)
 @given(worlds(), some_limits)
 def test_nothing_holds_back_exactly_what_starts(world: World, limits: Limits) -> None:
-    starts = plan(world, limits).starts
+    starts = plan(world, limits, 0.0).starts
     for job in world.jobs.values():
         if job.state is State.QUEUED:
             findings = explain(world, limits, job.id, 0.0, 0)
@@ -496,7 +496,7 @@ def test_nothing_holds_back_exactly_what_starts(world: World, limits: Limits) ->
 @given(worlds(), some_limits)
 def test_what_starts_fits(world: World, limits: Limits) -> None:
     used = world.used.copy()
-    for job_id in plan(world, limits).starts:
+    for job_id in plan(world, limits, 0.0).starts:
         assert admit(world.demands[job_id], used, limits) == []
         used.add(world.demands[job_id])
 

@@ -30,7 +30,7 @@ from solvisor.history import Filters
 from solvisor.intake import FOLDER_JOB_FILE, is_job_file
 from solvisor.model import Job, State
 from solvisor.orders import Stopping, Unsure
-from solvisor.questions import AmbiguousJob, Conflict, NoSuchJob, Questions
+from solvisor.questions import AmbiguousJob, Conflict, NoSuchJob, NoSuchServer, Questions
 from solvisor.spool import Upload
 from solvisor.spool.reading import JobFolder
 from solvisor.views import BatchRule, Problem
@@ -67,6 +67,10 @@ class _PauseBody(msgspec.Struct, forbid_unknown_fields=True):
 
 class _ResumeBody(msgspec.Struct, forbid_unknown_fields=True):
     solver: str | None = None
+
+
+class _ScaleBody(msgspec.Struct, forbid_unknown_fields=True):
+    count: int | None
 
 
 class _CancelBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -150,6 +154,10 @@ async def _file(request: Request, questions: Questions) -> Response:
     job = await _found(request, questions)
     questions.must_be_published(job)
     return await _file_answer(request, job, request.path_params["path"], "application/octet-stream")
+
+
+async def _servers(_: Request, questions: Questions) -> Response:
+    return _json(questions.servers())
 
 
 async def _file_answer(request: Request, job: Job, path: str, kind: str) -> Response:
@@ -272,6 +280,19 @@ async def _resume(request: Request, desk: Desk) -> Response:
     return _json(await desk.resume(body.solver, await user_of(request.scope)))
 
 
+async def _scale(request: Request, desk: Desk) -> Response:
+    body = await _body(request, _ScaleBody)
+    return _json(await desk.scale(request.path_params["server"], body.count, await user_of(request.scope)))
+
+
+async def _recycle(request: Request, desk: Desk) -> Response:
+    return _json(await desk.recycle(request.path_params["server"], await user_of(request.scope)))
+
+
+async def _restart(request: Request, desk: Desk) -> Response:
+    return _json(await desk.restart(request.path_params["server"], await user_of(request.scope)))
+
+
 async def _open_batch(request: Request, desk: Desk) -> Response:
     return _json(await desk.open_batch(await _body(request, BatchRule), await user_of(request.scope)), 201)
 
@@ -298,6 +319,7 @@ QUESTIONS: Final[tuple[tuple[str, Question], ...]] = (
     ("/v1/jobs/{job}/logs/{which}", _log),
     ("/v1/jobs/{job}/files/{path:path}", _file),
     ("/v1/batches/{batch}", _batch),
+    ("/v1/servers", _servers),
 )
 """What can be asked of a home, also where no daemon runs: all are GET."""
 
@@ -308,6 +330,9 @@ ROUTES: Final[tuple[tuple[str, str, Handler], ...]] = (
     ("POST", "/v1/jobs/{job}/retry", _retry),
     ("POST", "/v1/pause", _pause),
     ("POST", "/v1/resume", _resume),
+    ("POST", "/v1/servers/{server}/scale", _scale),
+    ("POST", "/v1/servers/{server}/recycle", _recycle),
+    ("POST", "/v1/servers/{server}/restart", _restart),
     ("POST", "/v1/batches", _open_batch),
     ("POST", "/v1/batches/{batch}/close", _close_batch),
     ("POST", "/v1/batches/{batch}/cancel", _cancel_batch),
@@ -345,7 +370,7 @@ async def _answer(answerers: Mapping[str, Answerer], request: Request) -> Respon
 def _problem_of(error: SolvisorError) -> Problem:
     text = str(error)
     match error:
-        case NoSuchJob() | NoSuchFile():
+        case NoSuchJob() | NoSuchFile() | NoSuchServer():
             return Problem(title="not found", status=404, detail=text, code=error.code)
         case AmbiguousJob():
             return Problem(title="ambiguous", status=409, detail=text, code=error.code, candidates=error.candidates)

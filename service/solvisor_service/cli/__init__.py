@@ -34,6 +34,7 @@ VERBS = (
     "wait",
     "cancel",
     "pause",
+    "servers",
     "explain",
     "trial",
     "doctor",
@@ -109,12 +110,21 @@ class _Parser(argparse.ArgumentParser):
         verbs = next((action for action in self._actions if action.nargs == argparse.PARSER), None)
         if verbs is None:
             words = self._options_first(words)
+        elif self._means_first(words, verbs):
+            words = [next(iter(verbs.choices or ())), *words]
         elif words:
             self._check_verb(words[0], verbs)
         namespace, unknown = super().parse_known_args(words, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(word for word in unknown if word != '--')}")
         return namespace, unknown
+
+    def _means_first(self, words: Sequence[str], verbs: argparse.Action) -> bool:
+        """Whether the first action is meant: none has to be named, and what stands there are only its options."""
+        if verbs.required or set(words) & set(verbs.choices or ()):
+            return False
+        own = [option for action in self._actions for option in action.option_strings]
+        return not words or (words[0].startswith("-") and not any(option.startswith(words[0]) for option in own))
 
     def _options_first(self, words: Sequence[str]) -> list[str]:
         """The same words as options with their values, ``--``, names: the one order that every argparse reads alike."""

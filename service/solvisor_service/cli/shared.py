@@ -30,8 +30,9 @@ FOLDERS: Final[Mapping[str, str]] = {"bash": "_shtab_compgen_dirs", "zsh": "_fil
 """How a shell completes an argument (``action.complete``); spelled out, for importing shtab costs every verb."""
 
 _COMMAND: Final = re.compile(
-    r"(?<!\")\bsolvisor ((?:config (?:check|show)|service install|init|serve|run|submit|status|list|show|logs|get|wait"
-    r"|cancel|retry|pause|resume|explain|try|doctor)\b)(?![\w-])(?![^;\n]* --(?:home|help)\b)"
+    r"(?<!\")\bsolvisor ((?:config (?:check|show)|servers(?: (?:list|scale|recycle|restart))?|service install"
+    r"|init|serve|run|submit|status|list|show|logs|get|wait|cancel|retry|pause|resume|explain|try|doctor)\b)"
+    r"(?![\w-])(?![^;\n]* --(?:home|help)\b)"
 )
 """A command in a text, of a verb that takes ``--home`` and is told without it; it ends with a semicolon at the latest.
 

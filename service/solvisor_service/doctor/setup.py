@@ -18,6 +18,7 @@ from solvisor import __version__
 from solvisor import config as configurations
 from solvisor.config import Config
 from solvisor.errors import ConfigError, SpawnError
+from solvisor.kinds import programs
 from solvisor.process import host
 from solvisor.solvers import command
 from solvisor_service.doctor.finding import Finding, Subject, fault, from_error, note, ok, warning
@@ -97,7 +98,11 @@ def _solver(config: Config, name: str, environ: dict[str, str]) -> Finding:
     try:
         if solver.env_script is not None:
             path = command.source_environment(here / solver.env_script, environ).get("PATH", path)
-        found = command.find_program(solver.command[0], f"solver {name}", here, solver.env.get("PATH", path))
+        path = solver.env.get("PATH", path)
+        found, *_ = [
+            command.find_program(os.path.expanduser(argv[0]), f"solver {name}", here, path)
+            for argv in programs(solver).values()
+        ]
     except ConfigError as error:
         return fault(f"{name}: env_script {error.path}: {'; '.join(error.problems)}", "correct the script")
     except SpawnError as error:

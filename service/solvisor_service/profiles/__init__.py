@@ -12,7 +12,7 @@ import tomllib
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -48,7 +48,6 @@ class About(Struct, frozen=True, forbid_unknown_fields=True):
     programs: tuple[str, ...] = ()
     version: VersionQuery | None = None
     tested: str | None = None
-    later: bool = False
     examples: tuple[Example, ...] = ()
     notes: str = ""
 
@@ -61,14 +60,23 @@ class Profile(Struct, frozen=True):
 
     @property
     def table(self) -> str:
-        """The table's text, comments in front; of one for a later version only those."""
+        """The table's text, comments in front."""
         return read(f"tables/{self.name}.toml")
 
     @property
     def accept(self) -> tuple[str, ...]:
         """The patterns of the table as it stands."""
-        solver = tomllib.loads(self.table).get("solver", {})
-        return tuple(solver[self.name]["accept"]) if solver else ()
+        return tuple(self._solver["accept"])
+
+    @property
+    def kind(self) -> str:
+        """How the table drives it."""
+        return str(self._solver.get("kind", "command"))
+
+    @property
+    def _solver(self) -> dict[str, Any]:
+        table: dict[str, Any] = tomllib.loads(self.table)["solver"][self.name]
+        return table
 
     def example(self, example: Example) -> Traversable:
         """The file or folder itself."""

@@ -1,7 +1,8 @@
 """The text of a configuration, made of profiles and of what was found.
 
-Rules: pure; a table is taken over letter by letter, comments included, and only two of its lines may change: the
-program, where the daemon would not find it by its name, and ``accept``, where an earlier solver takes the same files.
+Rules: pure; a table is taken over letter by letter, comments included, and only two of its lines may change: that of
+the program, where the daemon would not find it by its name, and ``accept``, where an earlier solver takes the same
+files.
 This module must not know files, and what the user is told.
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Final
 
-from solvisor.config import SolverConfig
+from solvisor.kinds import AnySolver, SolverConfig, programs
 from solvisor_service.profiles import Profile, read
 from solvisor_service.profiles.search import Found
 
@@ -34,20 +35,26 @@ def takers(solvers: Mapping[str, SolverConfig]) -> Takers:
     return taken
 
 
-def declared(profile: Profile, solvers: Mapping[str, SolverConfig]) -> str | None:
+def declared(profile: Profile, solvers: Mapping[str, AnySolver]) -> str | None:
     """The solver of a configuration that is this profile: by its name, or by a program it calls."""
     if profile.name in solvers:
         return profile.name
-    return next((name for name, solver in solvers.items() if _calls(solver.command, profile.about.programs)), None)
+    return next((name for name, solver in solvers.items() if _is_like(solver, profile)), None)
 
 
-def _calls(command: Sequence[str], programs: Sequence[str]) -> bool:
+def _is_like(solver: AnySolver, profile: Profile) -> bool:
+    """Whether a solver is driven as the profile is, and calls one of its programs."""
+    first, *_ = programs(solver).values()
+    return solver.kind == profile.kind and _calls(first, profile.about.programs)
+
+
+def _calls(command: Sequence[str], known: Sequence[str]) -> bool:
     """Whether the program is one of these, or a script that stands among the arguments names one."""
     words = {PurePath(command[0]).name}
     for argument in command[1:]:
         if any(map(str.isspace, argument)):
             words.update(_WORD.findall(argument))
-    return not words.isdisjoint(programs)
+    return not words.isdisjoint(known)
 
 
 def overlap(pattern: str, taken: Takers) -> tuple[str, str] | None:
@@ -74,8 +81,6 @@ def section(found: Found, taken: Takers) -> str:
     profile = found.profile
     about = profile.about
     heading = f"# Found: {found.program}, version {found.version or 'unknown'}."
-    if about.later:
-        return f"{heading}\n{profile.table}"
     if about.tested is None:
         heading += (
             " UNTESTED: this table was written from documentation alone.\n"
@@ -92,10 +97,14 @@ def section(found: Found, taken: Takers) -> str:
 
 def _with_program(found: Found) -> str:
     table, usual = found.profile.table, json.dumps(found.profile.about.programs[0])
-    literal = found.program.replace("{", "{{").replace("}", "}}")
-    program = json.dumps(PurePath(found.program).name if found.by_name else literal, ensure_ascii=False)
-    start = re.compile(rf"^(command *= \[\s*){re.escape(usual)}", re.MULTILINE)
-    return start.sub(lambda line: line[1] + program, table, count=1)
+    start = re.compile(rf"^(command *= (\[)\s*|omc *= ){re.escape(usual)}", re.MULTILINE)
+
+    def with_program(line: re.Match[str]) -> str:
+        place = PurePath(found.program).name if found.by_name else found.program
+        literal = place.replace("{", "{{").replace("}", "}}") if line[2] else place  # a command line has placeholders
+        return line[1] + json.dumps(literal, ensure_ascii=False)
+
+    return start.sub(with_program, table, count=1)
 
 
 def _without_accept(line: str, name: str, taker: tuple[str, str]) -> str:
@@ -111,7 +120,7 @@ def _without_accept(line: str, name: str, taker: tuple[str, str]) -> str:
 def configuration(found: Sequence[Found]) -> str:
     """A whole new configuration."""
     tables = sections(found, {})
-    if all(one.profile.about.later for one in found):
+    if not found:
         tables.append(read("sample.toml"))
     return "\n".join([read("head.toml"), *tables])
 

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from solvisor.config import SolverConfig
+from solvisor.kinds import AnySolver, SolverConfig, programs
 from solvisor.manifest import Manifest
 from solvisor.model import Cause
 from solvisor_service.trial.environment import EnvironmentDifference, often_missed
@@ -19,7 +19,7 @@ _LISTED: Final = 5
 
 
 def advise(
-    manifest: Manifest, solver: SolverConfig, difference: EnvironmentDifference | None, caller: Mapping[str, str]
+    manifest: Manifest, solver: AnySolver, difference: EnvironmentDifference | None, caller: Mapping[str, str]
 ) -> tuple[str, ...]:
     """What to do about a verdict, one sentence each. ``caller`` is the environment of whoever tried it."""
     name, success = manifest.solver.name, f"[solver.{manifest.solver.name}.success]"
@@ -65,9 +65,10 @@ def _advice_on_cause(manifest: Manifest, solver: SolverConfig, name: str, succes
             yield f"if that line is harmless, narrow log_forbid in {success}"
 
 
-def _advice_on_program(manifest: Manifest, solver: SolverConfig, caller: Mapping[str, str]) -> Iterator[str]:
+def _advice_on_program(manifest: Manifest, solver: AnySolver, caller: Mapping[str, str]) -> Iterator[str]:
     """The service looks for programs on its own PATH; the caller's may know more."""
     if manifest.code == "program_missing":
-        found = shutil.which(solver.command[0], path=caller.get("PATH"))
-        if found is not None:
-            yield f"your shell finds it as {found}: put that into command"
+        for key, (program, *_) in programs(solver).items():
+            found = shutil.which(program, path=caller.get("PATH"))
+            if found is not None and program in (manifest.message or ""):
+                yield f"your shell finds it as {found}: put that into {key}"

@@ -18,6 +18,7 @@ from typing import Final
 from solvisor import home as homes
 from solvisor.errors import HomeError, SolvisorError
 from solvisor.home import Home
+from solvisor.pool import noted_servers
 from solvisor.process import posix
 from solvisor.spool import files
 
@@ -63,7 +64,8 @@ def _tidy_up(parent: Path) -> None:
             if time.time() - root.stat().st_mtime < _LEFT_SECONDS or not left.state.is_dir():
                 continue
             with contextlib.closing(homes.lock(left)):
-                posix.kill_earlier_life(homes.home_id(left), _KILL_SECONDS)
+                noted = noted_servers(left, posix.boot_id())
+                posix.kill_earlier_life(homes.home_id(left), _KILL_SECONDS, noted)
             _discard(root)
         except (OSError, SolvisorError):  # in use, or of somebody else
             continue

@@ -20,19 +20,37 @@ import anyio
 from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
+from solvisor import fleet, machine, scheduler
 from solvisor import home as homes
-from solvisor import machine, scheduler
 from solvisor.backends.local import LocalBackend
 from solvisor.clock import now_us
 from solvisor.collector import Collector
 from solvisor.config import Config
-from solvisor.errors import HomeError
-from solvisor.events import Accept, Cancel, Collect, Dispatch, Effect, Event, Judged, Start, Stop
+from solvisor.errors import HomeError, NotReady
+from solvisor.events import (
+    Accept,
+    Cancel,
+    Collect,
+    Dispatch,
+    Effect,
+    Event,
+    Judged,
+    ServerEnded,
+    ServerEvent,
+    ServerReady,
+    ServerWanted,
+    Start,
+    StartServer,
+    Stop,
+)
 from solvisor.home import Home
 from solvisor.interfaces import AttemptSpec, Backend, Handle
+from solvisor.leases import Leases
 from solvisor.model import TERMINAL, Demand, Intake, Job, Limits, Retry, State
+from solvisor.pool import Pool
 from solvisor.process import host
 from solvisor.runner import Runner
+from solvisor.solvers.warm import warm_kinds, warm_solvers
 from solvisor.spool import Results
 from solvisor.world import World
 from solvisor_service.trial.environment import EnvironmentDifference, differ
@@ -97,11 +115,12 @@ class Life:
         self._scripts = scripts
         self._watcher = watcher
         self._world = World()
-        self._events, self._next = anyio.create_memory_object_stream[Event](math.inf)
+        self._events, self._next = anyio.create_memory_object_stream[Event | ServerEvent](math.inf)
         self.launched: AttemptSpec | None = None
         self.interrupted = False
         self._began = 0.0
         self._runner: Runner
+        self._pool: Pool
         self._collector: Collector
         self._tasks: TaskGroup
 
@@ -117,13 +136,25 @@ class Life:
             return await self._run(results)
 
     async def _run(self, results: Results) -> Job:
-        async with LocalBackend() as backend, anyio.create_task_group() as self._tasks:
+        async with LocalBackend() as local, anyio.create_task_group() as self._tasks:
+            backend, home_id = _Witness(local, self._starting), homes.home_id(self._home)
+            self._pool = Pool(
+                home=self._home,
+                home_id=home_id,
+                boot_id=host.boot_id(),
+                backend=backend,
+                leases=Leases(self._config.daemon.ports),
+                solvers=warm_solvers(self._config),
+                kinds=warm_kinds(self._config, backend, self._environ, self._scripts, self._home.cache),
+                post=self._events.send_nowait,
+            )
             self._runner = Runner(
                 home=self._home,
-                home_id=homes.home_id(self._home),
+                home_id=home_id,
                 boot_id=host.boot_id(),
                 results=results,
-                backend=_Witness(backend, self._starting),
+                backend=backend,
+                pool=self._pool,
                 environ=self._environ,
                 script_environ=self._scripts,
                 config_dir=self._config.path.parent,
@@ -133,19 +164,45 @@ class Life:
             spec = self._intake.spec
             demand = self._config.demand(spec) or Demand(spec.solver, 1, 0)  # refused before a solver was found
             self._apply(Accept(self._intake.id, self._intake, demand, frozenset(), None, now_us()))
-            if self._job.state is State.QUEUED:
-                settings = replace(self._config.settings(spec), retry=Retry())
-                self._apply(Dispatch(self._job.id, secrets.token_hex(16), socket.gethostname(), settings, now_us()))
+            if self._job.state is State.QUEUED and demand.warm:
+                now = time.monotonic()
+                self._tell(ServerWanted(f"{spec.solver}-1", spec.solver, (), now, now_us()))
+            elif self._job.state is State.QUEUED:
+                self._dispatch(None)
             while self._job.state not in TERMINAL:
                 await self._pass()
             job = self._job
+            self._pool.stop_all()
+            while self._pool.busy:
+                await self._next.receive()
             self._tasks.cancel_scope.cancel()
         return job
+
+    def _dispatch(self, server: str | None) -> None:
+        settings = replace(self._config.settings(self._intake.spec), retry=Retry())
+        token, name = secrets.token_hex(16), socket.gethostname()
+        self._apply(Dispatch(self._job.id, token, name, settings, now_us(), server, time.monotonic()))
+
+    def _tell(self, event: ServerEvent) -> None:
+        """News of the one warm server there is, if its solver has such: ready, it has the job; gone, there is none."""
+        for effect in fleet.apply(self._world, self._limits.pools, event):
+            if isinstance(effect, StartServer):
+                self._pool.start(self._tasks, self._world.servers[effect.name])
+            else:
+                self._pool.stop(effect.name)
+        if self._job.state is State.QUEUED and isinstance(event, ServerReady):
+            self._dispatch(event.name)
+        elif self._job.state is State.QUEUED and isinstance(event, ServerEnded):
+            raise NotReady(event.error or "its server ended before the job had begun")
 
     async def _pass(self) -> None:
         """Until an event comes in, time brings one, or the watcher is to be told."""
         with anyio.move_on_after(TICK_SECONDS):
-            self._apply(await self._next.receive())
+            told = await self._next.receive()
+            if isinstance(told, ServerEvent):
+                self._tell(told)
+            else:
+                self._apply(told)
         for event in scheduler.due(self._world, time.monotonic()):
             self._apply(event)
         if self.launched is not None and self._job.state is State.RUNNING:
@@ -175,7 +232,8 @@ class Life:
 
     def _starting(self, spec: AttemptSpec) -> None:
         self._began = time.monotonic()
-        if self.launched is None:  # trouble of the machine is waited out, and then it starts anew
+        # Trouble of the machine is waited out, and then it starts anew; a warm server comes before its client.
+        if self.launched is None or self.launched.argv != spec.argv:
             self._watcher.starting(spec, differ(spec.env, os.environ))
         self.launched = spec
 
@@ -185,6 +243,7 @@ class Life:
             async for _ in received:
                 if self.interrupted:
                     self._runner.stop_all(now=True)
+                    self._pool.stop_all(now=True)
                 else:
                     self.interrupted = True
                     self._watcher.stopping()

@@ -1,8 +1,10 @@
 """The sweep at start: no process of an earlier life of this home outlives the start of the next.
 
-Rules: a process is ours only by this home's id in its environment, or by standing in a session whose leader has it.
-Another home's processes are never signalled. Limit: a process that left its session *and* cleared its environment
-cannot be told from a stranger's once the daemon that had adopted it is dead. This module must not know jobs.
+Rules: a process is ours only by this home's id in its environment, by being the very one (number and start time, in
+this boot) that the earlier life noted, or by standing in a session whose leader is such a one: programs that write their
+own title over their arguments wipe out their environment as well. Another home's processes are never signalled. Limit:
+a process that left its session *and* cleared its environment cannot be told from a stranger's once the daemon that had
+adopted it is dead. This module must not know jobs.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from . import proc
 from .tree import SendSignal
@@ -24,16 +27,23 @@ CLEAN_SCANS = 2  # one scan can miss a process that is just being born or is bet
 PAUSE_SECONDS = 0.05
 
 
-def kill_earlier_life(home_id: str, deadline_seconds: float) -> set[str]:
+Noted = Mapping[tuple[int, int], str]
+"""Processes of this boot that an earlier life wrote down, as (pid, start in clock ticks since boot), with their tokens."""
+
+
+NOBODY: Noted = MappingProxyType({})
+
+
+def kill_earlier_life(home_id: str, deadline_seconds: float, noted: Noted = NOBODY) -> set[str]:
     """Kill every process that an earlier daemon of this home started; return the attempts that would not die.
 
-    Repeats until nothing of this home is found, or ``deadline_seconds`` have passed. The answer holds attempt tokens
-    without the home's id. Blocks: call it in a thread.
+    Repeats until nothing of this home is found, or ``deadline_seconds`` have passed. Tokens, given and returned, are
+    those of attempts and servers without the home's id. Blocks: call it in a thread.
     """
     deadline = time.monotonic() + deadline_seconds
     clean = 0
     while True:
-        ours = _scan(home_id)
+        ours = _scan(home_id, noted)
         clean = 0 if ours else clean + 1
         if clean == CLEAN_SCANS:
             return set()
@@ -42,12 +52,12 @@ def kill_earlier_life(home_id: str, deadline_seconds: float) -> set[str]:
         kill(ours, proc.send_signal)
 
 
-def survivors(home_id: str) -> set[str]:
+def survivors(home_id: str, noted: Noted = NOBODY) -> set[str]:
     """The attempts of this home that have a live process now. Signals nobody; takes a look at every process."""
-    return set(_scan(home_id).values())
+    return set(_scan(home_id, noted).values())
 
 
-def _scan(home_id: str) -> dict[proc.Process, str]:
+def _scan(home_id: str, noted: Noted) -> dict[proc.Process, str]:
     """Every live process of this home, and its attempt."""
     tokens: dict[int, str] = {}
     members: list[proc.Process] = []
@@ -61,6 +71,8 @@ def _scan(home_id: str) -> dict[proc.Process, str]:
         home, slash, attempt = (proc.token(process.pid) or "").partition("/")
         if slash and home == home_id:
             tokens[process.pid] = attempt
+        elif (process.pid, process.start) in noted:
+            tokens[process.pid] = noted[process.pid, process.start]
     # The leader of an attempt made its session, and nobody can enter a session from outside.
     return {
         process: tokens.get(process.pid) or tokens[process.session]

@@ -27,6 +27,7 @@ FILES_LIMIT = 1024  # open files looked at per process
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _PF_EXITING = 0x4  # linux/sched.h
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _OUT_OF_SIGHT = (FileNotFoundError, ProcessLookupError, PermissionError)
 
 
@@ -132,6 +133,18 @@ def peak_rss_bytes(pid: int) -> int | None:
     status = _read(f"/proc/{pid}/status") or b""
     at = status.find(b"VmHWM:")
     return int(status[at + 6 :].split(None, 1)[0]) * 1024 if at >= 0 else None
+
+
+def tree_rss_bytes(pid: int) -> int | None:
+    """The memory that a process and all below it hold now, pages they share counted once for each."""
+    root = read_process(pid)
+    if root is None:
+        return None
+    total = 0
+    for process in [root, *descendants(root)]:
+        pages = (_read(f"/proc/{process.pid}/statm") or b"0 0").split()
+        total += int(pages[1]) * _PAGE_BYTES
+    return total
 
 
 def send_signal(target: int, signum: int, *, group: bool) -> None:

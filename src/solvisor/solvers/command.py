@@ -17,11 +17,13 @@ import tempfile
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
-from typing import Final, NamedTuple
+from typing import Final
 
 from solvisor import template
-from solvisor.config import Config, SolverConfig
+from solvisor.config import Config
 from solvisor.errors import ConfigError, SpawnError
+from solvisor.interfaces import Program
+from solvisor.kinds import CommandSolver, SolverConfig
 from solvisor.model import JobSpec
 from solvisor.params import param_text
 from solvisor.tables import show
@@ -33,35 +35,43 @@ _SAID_BYTES: Final = 4096
 _SHELL_OWN: Final = ("PWD", "OLDPWD", "SHLVL", "_")
 
 
-class Prepared(NamedTuple):
-    """What to execute: the program as an absolute path first, and the whole environment."""
-
-    argv: tuple[str, ...]
-    env: dict[str, str]
-
-
 def prepare(
-    solver: SolverConfig,
+    solver: CommandSolver,
     name: str,
     spec: JobSpec,
     folder: Path,
     environ: Mapping[str, str],
     config_dir: Path,
     script_env: Mapping[str, str],
-) -> Prepared:
+) -> Program:
     """What runs the job ``spec`` in ``folder`` on the solver ``name``; the working folder is ``folder/output``.
 
     ``environ`` is the daemon's environment, ``script_env`` what ``env_script`` made of it (empty without one).
     Raises ``SpawnError``: ``program_missing``, ``name`` (an input that would be taken for an option), ``param``.
     """
-    values = _values(solver, name, spec, folder)
-    if values["stem"].startswith("-") and any(element.startswith("{stem}") for element in solver.command[1:]):
+    values = job_values(solver, name, spec, folder)
+    return expanded(solver.command, solver, name, values, environ, config_dir, script_env, primary=spec.primary)
+
+
+def expanded(
+    command: tuple[str, ...],
+    solver: SolverConfig,
+    name: str,
+    values: Mapping[str, str],
+    environ: Mapping[str, str],
+    config_dir: Path,
+    script_env: Mapping[str, str],
+    *,
+    primary: str = "",
+) -> Program:
+    """A command of the solver ``name`` with ``values`` for its placeholders. Raises ``SpawnError`` as ``prepare``."""
+    if values.get("stem", "").startswith("-") and any(element.startswith("{stem}") for element in command[1:]):
         stem = show(values["stem"])
         raise SpawnError(
-            "name", f"{stem} would be taken for an option of {name}; rename {spec.primary} and drop it again"
+            "name", f"{stem} would be taken for an option of {name}; rename {primary} and drop it again"
         )
     try:
-        arguments = tuple(template.expand(element, values) for element in solver.command[1:])
+        arguments = tuple(template.expand(element, values) for element in command[1:])
         own = {variable: template.expand(text, values) for variable, text in solver.env.items()}
     except KeyError as error:
         text = f"solver {name} needs a value for {error.args[0]}; give it in a job file, or configure a default"
@@ -71,9 +81,9 @@ def prepare(
     env.update((key, environ[key]) for key in environ if any(fnmatchcase(key, glob) for glob in solver.pass_env))
     env.update(own)
     program = find_program(
-        template.expand(solver.command[0], {}), f"solver {name}", config_dir, env.get("PATH", os.defpath)
+        template.expand(command[0], {}), f"solver {name}", config_dir, env.get("PATH", os.defpath)
     )
-    return Prepared((program, *arguments), env)
+    return Program((program, *arguments), env)
 
 
 def source_environments(config: Config, environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -133,7 +143,7 @@ def _base(environ: Mapping[str, str]) -> dict[str, str]:
     return {key: environ[key] for key in BASE_ENVIRONMENT if key in environ}
 
 
-def _values(solver: SolverConfig, name: str, spec: JobSpec, folder: Path) -> dict[str, str]:
+def job_values(solver: SolverConfig, name: str, spec: JobSpec, folder: Path) -> dict[str, str]:
     """What each placeholder stands for; a parameter without any value is left out."""
     values = {
         "input": f"./{spec.primary}" if spec.primary.startswith("-") else spec.primary,

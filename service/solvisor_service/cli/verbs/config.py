@@ -53,6 +53,7 @@ def _looked_at(config_path: Path) -> tuple[Config, list[str]]:
     """The configuration and what is doubtful about it on this machine. Raises ``ConfigError``."""
     from solvisor import config
     from solvisor.errors import SpawnError
+    from solvisor.kinds import programs
     from solvisor.process import host
     from solvisor.solvers import command
 
@@ -62,10 +63,12 @@ def _looked_at(config_path: Path) -> tuple[Config, list[str]]:
     warnings = list(loaded.warnings)
     here, path = loaded.path.parent, os.environ.get("PATH", os.defpath)
     for name, solver in loaded.solver.items():
-        try:
-            command.find_program(solver.command[0], f"solver {name}", here, solver.env.get("PATH", path))
-        except SpawnError as error:
-            warnings.append(str(error))
+        for argv in programs(solver).values():
+            try:
+                program = os.path.expanduser(argv[0])
+                command.find_program(program, f"solver {name}", here, solver.env.get("PATH", path))
+            except SpawnError as error:
+                warnings.append(str(error))
     if loaded.notify is not None:
         try:
             command.find_program(loaded.notify.command[0], "[notify]", here, path)

@@ -30,7 +30,7 @@ EXAMPLES = """\
 
 
 class Row(NamedTuple):
-    """A program that was found, and what became of it: ``status`` is added, declared or later."""
+    """A program that was found, and what became of it: ``status`` is added or declared."""
 
     solver: str
     program: str
@@ -107,7 +107,7 @@ def _updated(target: Path) -> tuple[Config, list[Row]]:
     loaded = config.load(target)
     found = _search()
     owners = {one.profile.name: compose.declared(one.profile, loaded.solver) for one in found}
-    added = [one for one in found if owners[one.profile.name] is None and not one.profile.about.later]
+    added = [one for one in found if owners[one.profile.name] is None]
     if added:
         loaded = place.append(target, compose.sections(added, compose.takers(loaded.solver)))
     return loaded, [_row(one, loaded, owners[one.profile.name]) for one in found]
@@ -122,9 +122,7 @@ def _search() -> list[Found]:
 def _row(found: Found, loaded: Config, owner: str | None = None) -> Row:
     profile = found.profile
     status, note = "added", ""
-    if profile.about.later:
-        status, note = "later", "no table: a later version keeps it running as a warm server"
-    elif owner is not None:
+    if owner is not None:
         status, note = "declared", "declared already" if owner == profile.name else f"declared already, as {owner}"
     else:
         notes = []
@@ -194,7 +192,7 @@ def _show(sentence: str, rows: list[Row], missing: list[str], update: str) -> No
         cells = [(row.solver, row.version or "unknown", row.tested or "-", row.program, row.note) for row in rows]
         text.table(text.console(), cells, titles=("SOLVER", "VERSION", "TESTED WITH", "PROGRAM", "NOTE"))
     print()
-    if all(row.status == "later" for row in rows):
+    if not rows:
         print("No solver that Solvisor has a table for is on the PATH. For your own program put a table into the file:")
         print(text.clean(f"it has a sample to change. Those installed later are added by: {update}"))
     if missing:

@@ -119,11 +119,13 @@ def _attempt(attempt: AttemptFacts, said: str | None) -> tuple[str, ...]:
     if attempt.finished:
         end = f"exit {attempt.exit_code}" if attempt.signal is None else f"signal {attempt.signal}"
     seconds = (time_of(attempt.finished) - time_of(attempt.started)).total_seconds() if attempt.finished else None
+    port = f" port {attempt.port}" if attempt.port is not None else ""
     user, system = attempt.cpu_user_seconds, attempt.cpu_system_seconds
     return (
         str(attempt.n),
         end,
         "" if seconds is None else duration(seconds),
+        "" if attempt.server is None else f"server {attempt.server}{port}",
         "" if user is None or system is None else f"cpu {duration(user + system)}",
         "" if attempt.max_rss_bytes is None else f"memory {size(attempt.max_rss_bytes)}",
         attempt.message if attempt.message and attempt.message != said else "",

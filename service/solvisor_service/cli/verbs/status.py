@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from solvisor.views import InboxWait, JobRow, Status
+    from solvisor.views import InboxWait, JobRow, PoolRow, Status
     from solvisor_service.cli.text import Cell
 
 _HEALTH = {"healthy": "bold green", "degraded": "bold red", "stopping": "bold yellow"}
@@ -69,6 +69,7 @@ def _show(status: Status, arguments: argparse.Namespace) -> None:
     block = [(Text("PROBLEM", "bold red"), homed(sentence, arguments)) for sentence in status.problems]
     block += [(Text("PAUSED ", "bold yellow"), words) for words in _pauses(status)]
     text.table(out, block)
+    text.table(out, _servers(status))
     if waits := list(_waits(status)):
         _flow(out, Text("WAITING", "bold"), waits)
     _jobs(out, Text("RUNNING", "bold"), status.running_jobs, status.running)
@@ -108,6 +109,21 @@ def _pauses(status: Status) -> Iterator[str]:
         who = f" by {pause.by}" if pause.by else ""
         note = f": {pause.note}" if pause.note else ""
         yield f"{pause.solver or 'everything'}, since {clock(pause.since)}{who}{note}"
+
+
+def _servers(status: Status) -> list[tuple[Cell, ...]]:
+    from rich.text import Text
+
+    head = Text("SERVERS", "bold")
+    return [(head if n == 0 else Text(), pool.solver, servers_words(pool)) for n, pool in enumerate(status.servers)]
+
+
+def servers_words(pool: PoolRow) -> str:
+    """``2 ready, 1 busy, 1 starting of 4``; with the word for those that may not start (PROBLEM tells why for good)."""
+    counts = {"ready": pool.ready - pool.busy, "busy": pool.busy, "starting": pool.starting}
+    there = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "none"
+    told = f"{there} of {pool.most}"
+    return {"ok": told, "backoff": f"{told}, backoff: {pool.error}", "failed": f"{told}, failed"}[pool.state]
 
 
 def _waits(status: Status) -> Iterator[str]:

@@ -1,0 +1,75 @@
+"""A job on its way to a warm server and back: what its kind sees of it, and how it is stopped.
+
+Rules: while a process of the job itself runs, stopping the job stops that; otherwise it ends the talk with the server.
+It decides nothing about the server, changes no state and posts nothing by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+
+from .interfaces import AttemptSpec, Backend, Handle, Program
+from .model import Job
+
+
+class Errand:
+    """One attempt of ``job`` in ``folder``; a ``Work`` for the server's kind and a handle for the runner.
+
+    ``make_spec`` says how a program is started for it; ``on_begin`` is called with the pid of its server once that has
+    it, and ``on_launch`` with the program and its handle.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        folder: Path,
+        backend: Backend,
+        make_spec: Callable[[Program, Path | None], AttemptSpec],
+        on_begin: Callable[[int], None],
+        on_launch: Callable[[Program, Handle], None],
+    ) -> None:
+        self.job = job
+        self.folder = folder
+        self.scope = anyio.CancelScope()
+        self.stopped = False
+        self.server_died = False
+        self._backend = backend
+        self._make_spec = make_spec
+        self._on_begin = on_begin
+        self._on_launch = on_launch
+        self._handle: Handle | None = None
+
+    def begun(self, pid: int) -> None:
+        """Its server, whose leader is ``pid``, takes it up."""
+        self._on_begin(pid)
+
+    async def launch(self, program: Program, cwd: Path | None = None) -> Handle:
+        """Start a process of this attempt. Raises ``SpawnError``."""
+        handle = await self._backend.launch(self._make_spec(program, cwd))
+        self._handle = handle
+        self._on_launch(program, handle)
+        return handle
+
+    async def wait_gone(self) -> None:
+        """After an ``unkillable`` exit of its process: return when that is gone after all."""
+        if self._handle is not None:
+            await self._handle.wait_gone()
+
+    def stop(self, *, now: bool = False) -> None:
+        """Have the job end: its process, or the talk with its server."""
+        self.stopped = True
+        self._end(now=now)
+
+    def lose_server(self) -> None:
+        """Its server is gone: what is left of the job ends as well."""
+        self.server_died = True
+        self._end(now=False)
+
+    def _end(self, *, now: bool) -> None:
+        if self._handle is not None:
+            self._handle.stop(now=now)
+        else:
+            self.scope.cancel()

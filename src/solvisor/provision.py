@@ -1,0 +1,182 @@
+"""Which warm servers to start and which to end.
+
+Rules: pure; ``now`` is monotonic seconds. One ``Provision`` lives for one plan. Servers are started for the jobs at the
+head of the order and up to ``min``; never more than ``max``, nor more than could work at once, nor while their pool
+rests or has failed. A license that the next job or server waits for is kept free by ending servers that have nothing to
+do. Who of the jobs comes first is the scheduler's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from .model import Limits, PoolRule, Server, ServerState
+from .world import Used, World
+
+
+class Provision:
+    """What one plan decides about servers: ``starts`` names solvers, ``retire`` servers with the reason.
+
+    ``used`` is the plan's own copy; what is started here is added to it.
+    """
+
+    def __init__(self, world: World, limits: Limits, used: Used, now: float) -> None:
+        self.starts: list[str] = []
+        self.retire: dict[str, str] = {}
+        self._world = world
+        self._limits = limits
+        self._used = used
+        self._now = now
+        self._covered = 0
+        self._wakes: list[float] = []
+        for server in world.servers.values():
+            self._age(server)
+
+    def _age(self, server: Server) -> None:
+        """Retire what has served its time, and note when the next one will have."""
+        rule = self._limits.pools.get(server.solver)
+        if rule is None or server.state is not ServerState.READY:
+            return
+        why = None
+        if rule.recycle_jobs is not None and server.jobs >= rule.recycle_jobs:
+            why = f"recycled after {server.jobs} jobs"
+        if rule.recycle_rss_bytes is not None and (server.rss_bytes or 0) > rule.recycle_rss_bytes:
+            why = "recycled for its memory"
+        if rule.recycle_age_seconds is not None:
+            old_at = server.born + rule.recycle_age_seconds
+            if old_at <= self._now:
+                why = "recycled for its age"
+            else:
+                self._wakes.append(old_at)
+        if why is not None:
+            self._end(server, why)
+
+    def _end(self, server: Server, why: str) -> None:
+        if server.name in self.retire:
+            return
+        self.retire[server.name] = why
+        self._used.servers[server.solver] -= 1
+        if server.state is ServerState.READY:
+            self._used.idle[server.solver] -= 1
+        elif self._used.coming[server.solver] > 0:
+            self._used.coming[server.solver] -= 1
+
+    # --- for the next job in the order ------------------------------------------------------------------------------
+
+    def lend(self, solver: str) -> None:
+        """A job of this plan takes an idle server."""
+        self._used.idle[solver] -= 1
+
+    def cover(self, solver: str, promised: set[str]) -> bool:
+        """Whether a server for one more job is on its way, or is started now.
+
+        Where a license is missing for that, it is ``promised``: kept for this server.
+        """
+        if self._used.jobs + self._covered >= self._limits.max_jobs:
+            return False
+        if self._used.coming[solver] > 0:
+            self._used.coming[solver] -= 1
+        elif not self._start(solver, self._maximum(solver), promised):
+            return False
+        self._covered += 1
+        return True
+
+    def _start(self, solver: str, most: int, promised: set[str]) -> bool:
+        pool = self._world.pool(solver)
+        resting = pool.rests_until is not None and pool.rests_until > self._now
+        if pool.failed or resting or self._used.servers[solver] >= most:
+            return False
+        licenses = self._limits.pools[solver].licenses
+        if any(count > self._limits.licenses.get(name, 0) for name, count in licenses):
+            return False  # nothing is kept for what can never be
+        missing = {name for name, count in licenses if self._missing(name, count) > 0}
+        if missing or promised & {name for name, _ in licenses}:
+            promised |= missing
+            return False
+        self.starts.append(solver)
+        self._used.servers[solver] += 1
+        for name, count in licenses:
+            self._used.licenses[name] += count
+        return True
+
+    def _missing(self, name: str, count: int) -> int:
+        if name in self._used.resting:
+            return count
+        return self._used.licenses[name] + count - self._limits.licenses.get(name, 0)
+
+    # --- once all jobs were looked at -------------------------------------------------------------------------------
+
+    def finish(self, needed: dict[str, int], promised: set[str], *, draining: bool) -> None:
+        """Make room for what waits, start up to ``min``, end what is idle too long.
+
+        ``needed`` says of each promised license how many more of it somebody waits for.
+        """
+        if draining:
+            for server in self._in_state(ServerState.READY, ServerState.STARTING):
+                self._end(server, "the daemon stops")
+            return
+        for name in sorted(promised):
+            self._give_way(name, needed.get(name, 0))
+        for solver, rule in self._limits.pools.items():
+            paused = None in self._world.pauses or solver in self._world.pauses
+            while not paused and self._start(solver, self._minimum(solver), promised):
+                pass
+            self._shrink(solver, rule)
+
+    def _give_way(self, name: str, needed: int) -> None:
+        """End idle servers that hold a license somebody waits for, the longest idle first."""
+        ending = [s for s in self._world.servers.values() if s.state in (ServerState.STOPPING, ServerState.DRAINING)]
+        ending += [self._world.servers[retired] for retired in self.retire]
+        coming_free = sum(dict(server.licenses).get(name, 0) for server in ending if not server.stuck)
+        for server in self._unused():
+            if coming_free >= needed:
+                break
+            held = dict(server.licenses).get(name, 0)
+            if held:
+                self._end(server, f"another job waits for the license {name}")
+                coming_free += held
+
+    def _shrink(self, solver: str, rule: PoolRule) -> None:
+        """End servers above ``min`` that had no job for too long, and those that a person has too many of."""
+        scale, least = self._world.pool(solver).scale, self._minimum(solver)
+        unused = [server for server in self._unused() if server.solver == solver]
+        starting = [s for s in self._in_state(ServerState.STARTING) if s.solver == solver]
+        if scale is not None:
+            for server in [*starting, *unused]:
+                if self._used.servers[solver] > scale:
+                    self._end(server, f"scaled to {scale}")
+            return
+        for server in unused:
+            if self._used.servers[solver] <= least or rule.idle_seconds is None:
+                return
+            idle_at = server.since + rule.idle_seconds
+            if idle_at <= self._now:
+                self._end(server, "no job for it")
+            else:
+                self._wakes.append(idle_at)
+
+    def _unused(self) -> list[Server]:
+        """Idle servers that no job of this plan takes, the longest idle first: the latest ones are taken first."""
+        unused: list[Server] = []
+        for solver in self._limits.pools:
+            idle = [server for server in self._world.idle_servers(solver) if server.name not in self.retire]
+            unused += idle[: self._used.idle[solver]]
+        return sorted(unused, key=lambda server: server.since)
+
+    def _in_state(self, *states: ServerState) -> Iterator[Server]:
+        for server in list(self._world.servers.values()):
+            if server.state in states and server.name not in self.retire:
+                yield server
+
+    def _minimum(self, solver: str) -> int:
+        scale = self._world.pool(solver).scale
+        return self._limits.pools[solver].min if scale is None else scale
+
+    def _maximum(self, solver: str) -> int:
+        scale = self._world.pool(solver).scale
+        return self._limits.pools[solver].max if scale is None else scale
+
+    def wakes(self) -> Iterable[float]:
+        """The instants at which time alone may change something."""
+        rests = (pool.rests_until for pool in self._world.pools.values())
+        return [*self._wakes, *(at for at in rests if at is not None and at > self._now)]

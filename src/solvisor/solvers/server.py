@@ -1,0 +1,148 @@
+"""The kind ``server``: any program that serves on a port, talked to by a client command or by lines of JSON.
+
+Rules: nothing here knows a particular server; the operator says how it is started, how it is seen to be ready, and what
+talks to it. A server that picks its own port is believed only where a listener of its own tree has that port.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import anyio
+from msgspec.structs import replace
+
+from solvisor import probe
+from solvisor.errors import SpawnError
+from solvisor.interfaces import AttemptSpec, Backend, Channel, Place, Program, Up, Work
+from solvisor.kinds import ServerSolver
+from solvisor.model import ExitFacts
+from solvisor.talk import Talk, TalkChannel
+
+from .command import expanded, job_values
+
+
+class ServerKind:
+    """How the servers of one ``kind = "server"`` solver are started and talked to; a ``WarmKind``.
+
+    ``environ`` is the daemon's environment, ``script_env`` what the solver's ``env_script`` made of it.
+    """
+
+    def __init__(
+        self,
+        solver: ServerSolver,
+        name: str,
+        backend: Backend,
+        config_dir: Path,
+        environ: Mapping[str, str],
+        script_env: Mapping[str, str],
+    ) -> None:
+        self.host: str = solver.host
+        self.wants_port = solver.port is None and solver.is_given_port
+        self._solver = solver
+        self._name = name
+        self._backend = backend
+        self._config_dir = config_dir
+        self._environ = environ
+        self._script_env = script_env
+
+    def program(self, place: Place) -> Program:
+        """What starts a server. Blocks. Raises ``SpawnError``."""
+        return self.expanded(self._solver.start, place, place.port, {})
+
+    def expanded(self, command: tuple[str, ...], place: Place, port: int | None, values: Mapping[str, str]) -> Program:
+        """A command about the server in ``place``, or of a job for it. Raises ``SpawnError``."""
+        own = {"host": self.host, "server_dir": place.folder, "cpus": str(self._solver.cpus)}
+        if port is not None:
+            own["port"] = str(port)
+        program = expanded(
+            command, self._solver, self._name, {**values, **own}, self._environ, self._config_dir, self._script_env
+        )
+        return program if values else replace(program, env={**program.env, "TMPDIR": place.tmp})
+
+    async def connect(self, up: Up, note: Callable[[str], None]) -> Channel:
+        """Return once it answered the probe of its configuration; tries until cancelled."""
+        port = up.place.port
+        if self._solver.port is not None:
+            port = await probe.until_port(self._solver.port, up, note)
+        await probe.until_ready(self._solver.ready, up, self.host, port, note)
+        lines = None
+        if self._solver.talk is not None and port is not None:
+            lines = TalkChannel(await Talk.tcp(self.host, port), self._solver, port)
+        return ServerChannel(self, self._solver, self._name, self._backend, up, port, lines)
+
+    def explain(self, said: str, facts: ExitFacts) -> str | None:  # noqa: ARG002  of other kinds more is known
+        """Nothing is known of its words."""
+        return None
+
+
+class ServerChannel:
+    """A ready server; a ``Channel``."""
+
+    spent: str | None = None
+
+    def __init__(
+        self,
+        kind: ServerKind,
+        solver: ServerSolver,
+        name: str,
+        backend: Backend,
+        up: Up,
+        port: int | None,
+        lines: TalkChannel | None,
+    ) -> None:
+        self.port = port
+        self._kind = kind
+        self._solver = solver
+        self._name = name
+        self._backend = backend
+        self._up = up
+        self._lines = lines
+
+    async def check(self) -> None:
+        """Return once it answered the probe again. Raises ``NotReady``."""
+        await probe.check(self._solver.ready, self._kind.host, self.port)
+
+    async def run(self, work: Work) -> ExitFacts:
+        """Run the client command of a job, or send the job as a line of JSON."""
+        if self._lines is not None:
+            return await self._lines.run(work)
+        values = job_values(self._solver, self._name, work.job.spec, work.folder)
+        program = await anyio.to_thread.run_sync(
+            self._kind.expanded, self._solver.command, self._up.place, self.port, values
+        )
+        handle = await work.launch(program)
+        return await handle.wait()
+
+    async def quit(self) -> bool:
+        """Run the configured ``quit`` command, if there is one."""
+        if not self._solver.quit:
+            return False
+        try:
+            program = await anyio.to_thread.run_sync(
+                self._kind.expanded, self._solver.quit, self._up.place, self.port, {}
+            )
+            spec = AttemptSpec(
+                token=f"{self._up.token}.{secrets.token_hex(4)}",
+                argv=program.argv,
+                cwd=self._up.place.folder,
+                env=program.env,
+                stdout=self._up.stdout,
+                stderr=self._up.stderr,
+                grace_seconds=0.0,
+                log_max_bytes=self._solver.log_max,
+            )
+            handle = await self._backend.launch(spec)
+        except SpawnError:
+            return False
+        try:
+            await handle.wait()
+        finally:
+            handle.stop(now=True)
+        return True
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._lines is not None:
+            self._lines.close()
