@@ -49,7 +49,9 @@ SERVER = (*PYTHON, str(PROGRAMS / "pool_server.py"), "{host}", "{port}")
 CLIENT = (*PYTHON, str(PROGRAMS / "pool_client.py"), "{host}", "{port}")
 
 
-def solver(*options: str, start: Sequence[str] = (), servers: dict[str, Any] | None = None, **more: Any) -> ServerSolver:
+def solver(
+    *options: str, start: Sequence[str] = (), servers: dict[str, Any] | None = None, **more: Any
+) -> ServerSolver:
     """``pool_server.py`` with ``options``, or ``start`` instead; patient, unless ``servers`` says otherwise."""
     table = {"start_timeout": 60.0, "stop_grace": 20.0, "heartbeat": 600.0, "heartbeat_timeout": 20.0}
     given: dict[str, Any] = {

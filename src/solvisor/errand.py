@@ -12,7 +12,28 @@ from pathlib import Path
 import anyio
 
 from .interfaces import AttemptSpec, Backend, Handle, Program
-from .model import Job
+from .model import ExitFacts, Job
+
+
+class _OwnProcess:
+    """The handle of a process whose errand wants to know when it is over."""
+
+    def __init__(self, handle: Handle, ended: Callable[[ExitFacts], None]) -> None:
+        self._handle = handle
+        self._ended = ended
+        self.pid = handle.pid
+        self.pid_start = handle.pid_start
+
+    async def wait(self) -> ExitFacts:
+        facts = await self._handle.wait()
+        self._ended(facts)
+        return facts
+
+    def stop(self, *, now: bool = False) -> None:
+        self._handle.stop(now=now)
+
+    async def wait_gone(self) -> None:
+        await self._handle.wait_gone()
 
 
 class Errand:
@@ -48,10 +69,13 @@ class Errand:
 
     async def launch(self, program: Program, cwd: Path | None = None) -> Handle:
         """Start a process of this attempt. Raises ``SpawnError``."""
-        handle = await self._backend.launch(self._make_spec(program, cwd))
-        self._handle = handle
+        self._handle = handle = await self._backend.launch(self._make_spec(program, cwd))
         self._on_launch(program, handle)
-        return handle
+        return _OwnProcess(handle, self._ended)
+
+    def _ended(self, facts: ExitFacts) -> None:
+        if not facts.unkillable:
+            self._handle = None
 
     async def wait_gone(self) -> None:
         """After an ``unkillable`` exit of its process: return when that is gone after all."""

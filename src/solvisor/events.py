@@ -52,7 +52,7 @@ class Fenced(Event, frozen=True):
 
 
 class Spawned(Fenced, frozen=True):
-    """The process exists, or a warm server (whose ``pid`` it is) has the job. ``now`` is monotonic, arms the timeout."""
+    """The process exists, or a warm server (whose ``pid`` it is) has the job. ``now`` (monotonic) arms the timeout."""
 
     argv: tuple[str, ...]
     pid: int

@@ -255,7 +255,9 @@ def _server_lost(world: World, job: Job, event: ServerLost) -> list[Effect]:
     if not event.reached:
         job = _with_attempt(job, cause=Cause.LOST, code="server_gone", message=event.message)
     else:
-        job = _with_attempt(replace(job, interruptions=0), cause=Cause.SERVER, code="server_died", message=event.message)
+        job = _with_attempt(
+            replace(job, interruptions=0), cause=Cause.SERVER, code="server_died", message=event.message
+        )
         ended = sum(attempt.cause is Cause.SERVER for attempt in job.attempts)
         if ended >= POISON_SERVERS or _is_stopped(world, job):
             cause = Cause.POISON if ended >= POISON_SERVERS else Cause.SERVER

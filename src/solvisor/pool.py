@@ -60,6 +60,9 @@ FRESH_SECONDS = 1.0
 SERVERS = "servers"
 """The folder in ``run/`` with a folder for each server."""
 
+KILLED = 9
+"""SIGKILL, which not every platform has a name for."""
+
 LAST_LINES = 3
 LONGEST_ERROR = 800
 
@@ -115,6 +118,7 @@ class _Life:
         self.ended = anyio.Event()  # its processes are gone, or would not die
         self.over = anyio.Event()  # and all that was its own is given back
         self.at_once = False
+        self.problem: str | None = None  # why it was ended, if that was its own fault
         self.handle: Handle | None = None
         self.facts: ExitFacts | None = None
         self.channel: Channel | None = None
@@ -200,12 +204,12 @@ class Pool:
             if life.news.is_set() or life.channel is None:
                 raise Unreached(f"{name} was gone before it heard of the job")
             if errand.stopped:  # before its server heard of it
-                return ExitFacts(None, signal.SIGKILL, now_us(), stopped=True)
+                return ExitFacts(None, KILLED, now_us(), stopped=True)
             errand.begun(life.handle.pid if life.handle is not None else 0)
             facts, error = await self._race(life, life.channel, errand)
             if errand.stopped:
                 await self._kill(life, "its job was stopped")
-                usage = facts or ExitFacts(None, signal.SIGKILL, now_us())
+                usage = facts or ExitFacts(None, KILLED, now_us())
                 return replace(usage, stopped=True)
             if facts is not None and facts.exit_code == 0 and not errand.server_died:
                 life.answered_at = time.monotonic()
@@ -217,6 +221,8 @@ class Pool:
                     raise error
                 raise ServerBroken(_died(life))
             if isinstance(error, Unreached | ServerBroken):
+                if not life.news.is_set():
+                    life.problem = f"{name}: {error}"
                 await self._kill(life, str(error))
                 raise error
             if error is not None:
@@ -263,6 +269,8 @@ class Pool:
             return
         if time.monotonic() - life.answered_at > FRESH_SECONDS:
             problem = await self._ask(life, life.channel)
+            if life.news.is_set():
+                return
             if problem is not None:
                 self._condemn(life, problem)
                 return
@@ -274,7 +282,11 @@ class Pool:
         tries = PORT_TRIES if life.kind.wants_port else 1
         end = _End()
         for _ in range(tries):
-            end = await self._try(life)
+            latest = await self._try(life)
+            if end.error is None or not latest.blameless:  # that there is no other port is no reason to forget why
+                end = latest
+            if latest.blameless:
+                break
             if not end.other_port or end.denied or life.news.is_set():
                 break
             log.warning("server.start_failed", server=life.name, error=end.error, text="trying another port")
@@ -319,8 +331,8 @@ class Pool:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(_remove, folder, limiter=self._files)
             if lease is not None:
+                log.info("port.released", server=life.name, port=lease.port)  # first: then any daemon may have it
                 self._leases.give_back(lease, rests=started)
-                log.info("port.released", server=life.name, port=lease.port)
 
     def _prepare(self, life: _Life, place: Place, token: str) -> AttemptSpec:
         _remove(Path(place.folder))
@@ -354,7 +366,7 @@ class Pool:
         async def reap() -> None:
             life.facts = await handle.wait()
             died.set()
-            if life.channel is not None:
+            if life.channel is not None or life.facts.unkillable:
                 self._lose(life)
             if life.facts.unkillable:
                 log.error("server.unkillable", server=life.name, pid=up.pid)
@@ -378,7 +390,7 @@ class Pool:
         return end
 
     def _lose(self, life: _Life) -> None:
-        """The processes of a server in service are gone, or would not die."""
+        """The processes of a server in service are gone, or those of any server would not die."""
         self._post(Condemn(life.name, "its process ended", time.monotonic()))
         life.ended.set()
         life.news.set()
@@ -416,7 +428,7 @@ class Pool:
                 tasks.start_soon(watch, life.news)
         if channel is not None:
             return channel, _End()
-        if life.news.is_set():
+        if life.news.is_set() and not life.ended.is_set():
             return None, _End()
         wants_port = life.kind.wants_port
         if died.is_set():
@@ -432,14 +444,13 @@ class Pool:
             with anyio.move_on_after(life.solver.servers.heartbeat):
                 await life.news.wait()
             if life.ended.is_set():
-                return _End() if life.at_once else _End(_died(life, up))
+                return _End(life.problem) if life.at_once else _End(_died(life, up))
             if life.news.is_set():
-                return _End()
+                return _End(life.problem)
             if not life.turn.locked():
                 problem = await self._ask(life, channel)
                 if problem is not None and not life.news.is_set():
                     self._condemn(life, problem)
-                    return _End(problem)
 
     async def _ask(self, life: _Life, channel: Channel) -> str | None:
         """What is wrong with a live server that has no job; ``None`` if it answers."""
@@ -461,6 +472,7 @@ class Pool:
 
     def _condemn(self, life: _Life, problem: str) -> None:
         log.warning("server.mute", server=life.name, error=problem)
+        life.problem = problem
         self._post(Condemn(life.name, problem, time.monotonic()))
         life.end(now=True)
 
@@ -472,14 +484,26 @@ class Pool:
             handle.stop(now=True)
         else:
             with anyio.move_on_after(life.solver.servers.stop_grace):
-                asked = False
-                with suppress(SolvisorError, OSError):
-                    asked = await life.channel.quit()
-                if asked:
-                    await died.wait()
+                await self._quit(life, life.channel, died)
             if not died.is_set():
                 handle.stop(now=life.at_once)
         await died.wait()
+
+    async def _quit(self, life: _Life, channel: Channel, died: anyio.Event) -> None:
+        """Ask it to end, and wait for that if it could be asked; ended at once, it is not waited for who asks."""
+
+        async def watch() -> None:
+            await died.wait()
+            if life.at_once:
+                tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch)
+            asked = False
+            with suppress(SolvisorError, OSError):
+                asked = await channel.quit()
+            if not asked:
+                tasks.cancel_scope.cancel()
 
 
 def _died(life: _Life, up: Up | None = None) -> str:
@@ -501,10 +525,8 @@ def _died(life: _Life, up: Up | None = None) -> str:
 
 def _is_denied(solver: WarmSolver, up: Up) -> bool:
     """Whether its last words are those of a server that got no license."""
-    return (
-        solver.license_denied is not None
-        and re.search(solver.license_denied, _last_words(up), re.MULTILINE) is not None
-    )
+    pattern = solver.license_denied
+    return pattern is not None and any(re.search(pattern, _end_of(log), re.MULTILINE) for log in (up.stdout, up.stderr))
 
 
 def _signal_name(number: int) -> str:
@@ -521,12 +543,15 @@ def _said(up: Up) -> str:
 
 def _last_words(up: Up) -> str:
     """The end of its stderr, or of its stdout if it said nothing there."""
-    for path in (up.stderr, up.stdout):
-        with suppress(OSError):
-            words = tail(Path(path))
-            if words.strip():
-                return words
-    return ""
+    said = _end_of(up.stderr)
+    return said if said.strip() else _end_of(up.stdout)
+
+
+def _end_of(log_path: str) -> str:
+    try:
+        return tail(Path(log_path))
+    except OSError:
+        return ""
 
 
 def _remove(folder: Path) -> None:

@@ -273,7 +273,7 @@ def _port_to_ask(ready: Ready, port: int | None) -> int:
         try:
             import zmq  # noqa: F401  an optional extra
         except ImportError:
-            raise NotReady("asking it needs pyzmq: pip install 'solvisor[zmq]'") from None
+            raise NotReady('asking it needs pyzmq: pip install "solvisor[omc]"') from None
     return port
 
 

@@ -42,8 +42,8 @@ log = structlog.get_logger()
 class Runner:
     """Carries attempts out.
 
-    ``post`` hands an event to the engine; ``pool`` has the warm servers; ``environ`` is the daemon's environment and ``script_environ`` what each
-    solver's ``env_script`` made of it, by the solver's name.
+    ``post`` hands an event to the engine; ``pool`` has the warm servers; ``environ`` is the daemon's environment and
+    ``script_environ`` what each solver's ``env_script`` made of it, by the solver's name.
     """
 
     def __init__(

@@ -124,8 +124,8 @@ class ServerRow(Struct, frozen=True, kw_only=True):
     """One warm server; ``backoff`` and ``failed`` are states of a ``PoolView`` only.
 
     ``jobs`` counts those it served, ``job`` is the one it has. ``ready_seconds`` is how long it took from the start of
-    its process to its first good answer; ``age_seconds`` counts from when it was wanted, ``in_state_seconds`` from when it
-    came into its state (``draining``: when it got its job). ``why`` says why it ends.
+    its process to its first good answer; ``age_seconds`` counts from when it was wanted, ``in_state_seconds`` from when
+    it came into its state (``draining``: when it got its job). ``why`` says why it ends.
     """
 
     name: str

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from solvisor import config
 from solvisor.errors import ConfigError, SpawnError
 from solvisor.interfaces import Program
+from solvisor.kinds import CommandSolver
 from solvisor.model import JobSpec, Source
 from solvisor.solvers import command
 from solvisor.solvers.command import prepare, source_environment
@@ -58,6 +59,7 @@ def prepared(
 ) -> Program:
     text = f"[solver.x]\ncommand = {json.dumps([program, *arguments])}\n{more}\n{params}"
     solver = config.parse(text, Path("solvisor.toml")).solver["x"]
+    assert isinstance(solver, CommandSolver)
     return prepare(solver, "x", job, folder, environ or {}, config_dir, script_env or {})
 
 

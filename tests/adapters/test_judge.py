@@ -18,6 +18,7 @@ import pytest
 from solvisor import config
 from solvisor.filetext import OVERLAP, WINDOW, search
 from solvisor.judge import judge
+from solvisor.kinds import CommandSolver
 from solvisor.model import Cause, Check, ExitFacts, JobSpec, Source, Verdict
 from solvisor.solvers.command import prepare
 
@@ -49,6 +50,7 @@ def program_folders(program: str) -> list[str]:
 def run(tmp_path: Path, solver_name: str, sample: str, params: dict[str, Any] | None = None) -> Verdict:
     """Run a sample as a job would be run, and judge it."""
     solver = PROFILES.solver[solver_name]
+    assert isinstance(solver, CommandSolver)
     program = solver.command[0]
     environ = {**os.environ, "PATH": os.pathsep.join(program_folders(program))}
     if shutil.which(program, path=environ["PATH"]) is None:

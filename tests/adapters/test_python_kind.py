@@ -155,6 +155,17 @@ async def test_what_a_function_raises_is_the_report_of_its_job(new_pool: NewPool
     assert (await channel.run(pool.job(text="pass"))).exit_code == 0
 
 
+async def test_what_is_printed_after_a_job_is_in_the_log_of_the_server(new_pool: NewPool) -> None:
+    pool = new_pool("execute")
+    channel = await pool.ready()
+    assert (await channel.run(pool.job(text="import atexit; atexit.register(print, 'bye')"))).exit_code == 0
+    assert await channel.quit()
+    assert await asyncio.to_thread(pool.process.wait, 20) == 0
+    server = pool.home / "post-0"
+    assert (server / "stdout.log").read_text() == "imported\nbye\n"
+    assert (server / "stderr.log").read_text() == ""
+
+
 @pytest.mark.parametrize("how", ["exit", "signal"])
 async def test_a_crash_breaks_the_server(how: str, door: str, new_pool: NewPool) -> None:
     pool = new_pool("crash")

@@ -118,6 +118,17 @@ async def test_an_answer_may_come_in_pieces(unix_peer: Peer) -> None:
     talk.close()
 
 
+async def test_long_answers_do_not_add_up(unix_peer: Peer) -> None:
+    talk = await unix_peer.talk()
+    for _ in range(2):
+        task = await unix_peer.asked(talk, PING)
+        unix_peer.sock.setblocking(True)
+        await asyncio.to_thread(unix_peer.sock.sendall, b'{"result": "' + b"x" * (LINE_MAX * 2 // 3) + b'"}\n')
+        assert len((await task)["result"]) == LINE_MAX * 2 // 3
+        unix_peer.sock.setblocking(False)
+    talk.close()
+
+
 async def test_a_folder_whose_name_is_not_utf_8_can_be_told(unix_peer: Peer) -> None:
     talk = await unix_peer.talk()
     task = await unix_peer.asked(talk, {"output": "/\udc80"})

@@ -358,10 +358,10 @@ def test_a_file_finds_the_modules_beside_it_and_may_be_named_like_another(
 ) -> None:
     folder = tmp_path / "conf" / "scripts"
     folder.mkdir(parents=True)
-    (folder / "beside.py").write_text("word = 'found'\n")
+    (folder / "beside.py").write_text("word = '\"found\"'\n")
     text = "import json, pickle\nfrom beside import word\nclass Row: pass\n"
     (folder / "json.py").write_text(
-        f"{text}def process(job): return [word, type(pickle.loads(pickle.dumps(Row()))).__name__]"
+        f"{text}def process(job): return [json.loads(word), type(pickle.loads(pickle.dumps(Row()))).__name__]"
     )
     worker = start("scripts/json.py:process", folder=tmp_path / "conf")
     assert worker.ask(new_job().request)["result"] == ["found", "Row"]

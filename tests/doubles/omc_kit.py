@@ -11,11 +11,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
-import zmq
 
 from solvisor.clock import now_us
 from solvisor.interfaces import Channel, Place, Program, Up
@@ -23,6 +22,9 @@ from solvisor.kinds import OmcSolver
 from solvisor.model import ExitFacts, FileFact, Job, JobSpec, Report, Source, State
 from solvisor.solvers.omc import OmcKind
 from waiting import wait_until
+
+if TYPE_CHECKING:
+    import zmq
 
 DECAY = """model Decay
   parameter Real k=2.0; Real x(start=1, fixed=true);
@@ -103,6 +105,8 @@ class Server:
 @contextmanager
 def client(endpoint: str, patience: float = 20.0) -> Iterator[zmq.Socket[bytes]]:
     """A fresh REQ socket; a reply that does not come within ``patience`` seconds is an error."""
+    import zmq
+
     with zmq.Context() as context, context.socket(zmq.REQ) as socket:
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.RCVTIMEO, int(patience * 1000))

@@ -232,7 +232,7 @@ def test_a_function_is_imported_once_and_its_result_is_in_the_manifest(home: Pat
     assert first["state"] == "succeeded", first
     assert (first["result"]["total"], first["result"]["factor"]) == (6.0, 2.0)
     assert "working on a.txt" in first["log_tail"]
-    assert [output["path"] for output in first["outputs"]][0] == "output/total.txt"
+    assert "output/total.txt" in [output["path"] for output in first["outputs"]]
     daemon.drop("b.txt", "4")
     second = of(daemon.wait_for(2), "b.txt")
     assert second["result"]["pid"] == first["result"]["pid"], "the interpreter was not used again"
@@ -240,7 +240,8 @@ def test_a_function_is_imported_once_and_its_result_is_in_the_manifest(home: Pat
     failed = of(daemon.wait_for(3), "c.txt")
     assert (failed["state"], failed["cause"], failed["code"]) == ("failed", "exit", "ValueError")
     assert failed["message"] == "ValueError: bad rows in c.txt"
-    assert "Traceback" in failed["log_tail"] and "post.py" in failed["log_tail"]
+    assert "Traceback" in failed["log_tail"]
+    assert "post.py" in failed["log_tail"]
     assert len(daemon.events("server.ready")) == 1, "an exception is no reason for another interpreter"
 
 

@@ -149,13 +149,15 @@ def test_why_a_simulation_failed() -> None:
         ("Error: You are trying to run OpenModelica as a server using the root user.", 1, None, "an ordinary user"),
         ("Error creating ZeroMQ Server. zmq_bind failed: Permission denied\nusage", 0, None, "Permission denied"),
         ("", None, 11, "its port file"),
-        ("", 0, None, "did not understand"),
+        ("Dumped server port in file: /tmp/x", 5, None, "ended itself with exit code 5"),
+        ("Dumped server port in file: /tmp/x", None, 11, None),
+        ("", 0, None, None),
         ("Invalid type of flag", 1, None, None),
         ("", None, 9, None),
     ],
 )
-def test_failed_starts(said: str, code: int | None, signal: int | None, words: str | None) -> None:
-    found = modelica.explained_start(said, code, signal)
+def test_ends_that_nobody_asked_for(said: str, code: int | None, signal: int | None, words: str | None) -> None:
+    found = modelica.explained_end(said, code, signal)
     assert found is None if words is None else words in str(found)
 
 

@@ -1,10 +1,10 @@
 """The sweep at start: no process of an earlier life of this home outlives the start of the next.
 
 Rules: a process is ours only by this home's id in its environment, by being the very one (number and start time, in
-this boot) that the earlier life noted, or by standing in a session whose leader is such a one: programs that write their
-own title over their arguments wipe out their environment as well. Another home's processes are never signalled. Limit:
-a process that left its session *and* cleared its environment cannot be told from a stranger's once the daemon that had
-adopted it is dead. This module must not know jobs.
+this boot) that the earlier life noted, or by standing in a session whose leader is such a one: programs that write
+their own title over their arguments wipe out their environment as well. Another home's processes are never signalled.
+Limit: a process that left its session *and* cleared its environment cannot be told from a stranger's once the daemon
+that had adopted it is dead. This module must not know jobs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PAUSE_SECONDS = 0.05
 
 
 Noted = Mapping[tuple[int, int], str]
-"""Processes of this boot that an earlier life wrote down, as (pid, start in clock ticks since boot), with their tokens."""
+"""Processes of this boot that an earlier life wrote down: (pid, start in clock ticks since boot), with their tokens."""
 
 
 NOBODY: Noted = MappingProxyType({})

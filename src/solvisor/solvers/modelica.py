@@ -29,6 +29,7 @@ _MESSAGES: Final = re.compile(r'^\s*messages = "((?:[^"\\]|\\.)*)",$', re.MULTIL
 _NOT_BUILT: Final = re.compile(r'^\{"", ""\}$', re.MULTILINE)
 _COMMENTS_AND_STRINGS: Final = re.compile(r'//[^\n]*|/\*.*?(?:\*/|\Z)|"(?:[^"\\]|\\.)*"?', re.DOTALL)
 _QUITS: Final = re.compile(r"(?<![\w.])(quit|exit)\s*\(")
+_SIGSEGV: Final = 11
 _LOG_LINE: Final = re.compile(r"^(LOG_\w+)\s*\| (\w+)\s*\| (.*)$")
 _LOG_MORE: Final = re.compile(r"^\|\s+\| \|\s+\| (.*)$")
 _NOISE: Final = ("Curl error for URL ", "Failed to download package index ")
@@ -174,17 +175,18 @@ def failure_sentence(log: str) -> str | None:
     return None
 
 
-def explained_start(said: str, exit_code: int | None, signal: int | None) -> str | None:
-    """What it means that omc ended so before it served; ``None`` if its words speak for themselves."""
+def explained_end(said: str, exit_code: int | None, signal: int | None) -> str | None:
+    """What it means that omc ended so although nobody asked it to; ``None`` if its words speak for themselves."""
     if "using the root user" in said:
         return "omc refuses to serve the root user; run the daemon as an ordinary user"
     if "zmq_bind failed" in said:
         reason = re.search(r"zmq_bind failed: (.*)", said)
         return f"omc could not listen on a port of 127.0.0.1: {reason[1] if reason else 'it did not say why'}"
-    if signal == 11:
-        return "omc crashed; it does so when it cannot write its port file: is the home's disk full or read-only?"
-    if exit_code == 0:
-        return "omc ended at once with exit code 0, as it does when it did not understand how it was started"
+    served = "Dumped server port in file: " in said
+    if served and exit_code is not None:
+        return f"omc ended itself with exit code {exit_code}, as by exit({exit_code}): scripts must not do that"
+    if signal == _SIGSEGV and not served:
+        return "omc crashed; at its start it does so when it cannot write its port file: is the disk full or read-only?"
     return None
 
 

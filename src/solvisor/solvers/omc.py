@@ -99,7 +99,7 @@ class OmcKind:
 
     def explain(self, said: str, facts: ExitFacts) -> str | None:
         """What it means that a start ended so with these last words; ``None`` if the words speak for themselves."""
-        return modelica.explained_start(said, facts.exit_code, facts.signal)
+        return modelica.explained_end(said, facts.exit_code, facts.signal)
 
 
 def _suffix(place: Place) -> str:

@@ -100,7 +100,7 @@ class Wire:
         self.need()
         self._useless = True
         try:
-            await self._socket.send(request.encode())
+            await self._socket.send(request.encode(errors="surrogateescape"))
             reply: bytes = await self._socket.recv()
         except self._fault as error:
             raise ServerBroken(f"the connection to omc failed: {error}") from None

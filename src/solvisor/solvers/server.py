@@ -14,13 +14,16 @@ import anyio
 from msgspec.structs import replace
 
 from solvisor import probe
-from solvisor.errors import SpawnError
+from solvisor.errors import SpawnError, Unreached
 from solvisor.interfaces import AttemptSpec, Backend, Channel, Place, Program, Up, Work
 from solvisor.kinds import ServerSolver
 from solvisor.model import ExitFacts
 from solvisor.talk import Talk, TalkChannel
 
 from .command import expanded, job_values
+
+RETRY_SECONDS = 0.1
+"""The pause after a connection for the talk that was refused."""
 
 
 class ServerKind:
@@ -66,11 +69,20 @@ class ServerKind:
         port = up.place.port
         if self._solver.port is not None:
             port = await probe.until_port(self._solver.port, up, note)
-        await probe.until_ready(self._solver.ready, up, self.host, port, note)
-        lines = None
-        if self._solver.talk is not None and port is not None:
-            lines = TalkChannel(await Talk.tcp(self.host, port), self._solver, port)
-        return ServerChannel(self, self._solver, self._name, self._backend, up, port, lines)
+        while True:
+            await probe.until_ready(self._solver.ready, up, self.host, port, note)
+            try:
+                lines = await self._lines(port)
+            except Unreached as error:  # it was there a moment ago
+                note(str(error))
+                await anyio.sleep(RETRY_SECONDS)
+                continue
+            return ServerChannel(self, self._solver, self._name, self._backend, up, port, lines)
+
+    async def _lines(self, port: int | None) -> TalkChannel | None:
+        if self._solver.talk is None or port is None:
+            return None
+        return TalkChannel(await Talk.tcp(self.host, port), self._solver, port)
 
     def explain(self, said: str, facts: ExitFacts) -> str | None:  # noqa: ARG002  of other kinds more is known
         """Nothing is known of its words."""

@@ -151,6 +151,8 @@ def _fields(line: bytes) -> list[Any]:
 
 def _odd_place(lines: bytes, names: list[str]) -> str | None:
     """Where the first number stands that is not finite. A text of the model may look like one, but has quotes."""
+    if b"n" not in lines and b"N" not in lines:  # as nearly always, and quickly seen
+        return None
     for match in _NOT_FINITE.finditer(lines):
         start = lines.rfind(b"\n", 0, match.start()) + 1
         end = lines.find(b"\n", match.end())

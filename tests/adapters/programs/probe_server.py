@@ -44,6 +44,7 @@ if args.fork == "twice":
 
 with open("pid", "w") as file:
     print(os.getpid(), file=file)
+signal.alarm(300)  # whatever becomes of the test
 wait_for(args.after)
 time.sleep(args.late)  # noqa: TID251  a server, not a test
 listener = socket.socket(socket.AF_INET6 if ":" in args.address else socket.AF_INET)

@@ -4,6 +4,7 @@ With a third argument the answer is given once that file exists.
 """
 
 import os
+import signal
 import sys
 import time
 
@@ -15,6 +16,7 @@ def wait_for(path: str) -> None:
         time.sleep(0.001)  # noqa: TID251  a server, not a test
 
 
+signal.alarm(300)  # whatever becomes of the test
 wait_for("go")
 socket = zmq.Context().socket(zmq.REP)
 socket.setsockopt(zmq.IPV6, 1)
