@@ -34,7 +34,7 @@ from solvisor.events import (
 )
 from solvisor.home import Home
 from solvisor.interfaces import AttemptSpec, Backend, Handle, Program
-from solvisor.kinds import ServerSolver, Servers
+from solvisor.kinds import Servers, ServerSolver
 from solvisor.leases import Lease, Leases
 from solvisor.model import Attempt, Job, PortRange, Server, State
 from solvisor.pool import Pool
@@ -189,7 +189,7 @@ class Lab:
     def pid(self, name: str) -> int:
         return self.all(ServerUp, name)[-1].pid
 
-    def lend(self, name: str) -> Errand:
+    def lend(self, name: str) -> LabErrand:
         """A job for a server that is ready."""
         self._jobs += 1
         folder = self._folder / f"job-{self._jobs}"
@@ -242,13 +242,12 @@ async def lab(
 ) -> AsyncIterator[Lab]:
     """A pool; at the end its servers are killed, and nothing may be left of any."""
     with anyio.fail_after(150):
-        async with backend or LocalBackend(kill_wait_seconds=20) as local:
-            async with anyio.create_task_group() as tasks:
-                made = Lab(folder, local, tasks, solver, kind, ports or spare_range(20))
-                try:
-                    yield made
-                finally:
-                    made.pool.stop_all(now=True)
+        async with backend or LocalBackend(kill_wait_seconds=20) as local, anyio.create_task_group() as tasks:
+            made = Lab(folder, local, tasks, solver, kind, ports or spare_range(20))
+            try:
+                yield made
+            finally:
+                made.pool.stop_all(now=True)
     assert not made.world.servers, "a server never ended"
     assert not made.pool.busy
     assert made.leases.taken == 0, "a port is still leased"

@@ -31,11 +31,11 @@ from .events import Cancel, Event, Retire
 from .history import History
 from .home import Home, IdMaker
 from .inbox import Inbox, Wait
-from .intake import FOLDER_JOB_FILE, decide, is_job_file
+from .intake import decide
 from .machine import queued_members
 from .manifest import rfc3339
 from .model import TARGETS, TERMINAL, Batch, Job, JobSpec, Pause, Request, Server, State
-from .names import escape_name, unescape_name
+from .names import FOLDER_JOB_FILE, escape_name, is_job_file, unescape_name
 from .orders import Stopping, Unsure
 from .questions import Conflict, NoSuchServer, Questions, has_members, no_batch
 from .spool import NotDurable, Take, Upload

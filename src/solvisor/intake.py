@@ -25,6 +25,7 @@ from .home import Home
 from .jobfile import LARGEST_FILE, JobFile, check_options, check_params, parse_job_file
 from .kinds import SolverConfig
 from .model import Intake, JobSpec, Limits, Source
+from .names import FOLDER_JOB_FILE, JOB_FILE_SUFFIX, is_ignored, is_job_file
 from .spool import Taken, escape_name, files
 from .tables import suggestion
 from .units import describe_size
@@ -32,30 +33,8 @@ from .units import describe_size
 if sys.platform != "win32":
     import pwd
 
-JOB_FILE_SUFFIX = ".job.toml"
-FOLDER_JOB_FILE = "job.toml"
-
-_TEMPORARY = re.compile(
-    r".*\.(part|tmp|partial|filepart|crdownload)|~\$.*|\..+\.[a-z0-9]{6}", re.DOTALL | re.IGNORECASE
-)
-_LITTER = frozenset({"thumbs.db", "desktop.ini"})
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _LISTED = 5
-
-
-def is_temporary(name: str) -> bool:
-    """Whether a program uses such a name while it writes; rsync's ``.NAME.XXXXXX`` is one."""
-    return _TEMPORARY.fullmatch(name) is not None
-
-
-def is_ignored(name: str) -> bool:
-    """Whether a name is nobody's drop: hidden, temporary, or litter of a desktop."""
-    return name.startswith(".") or name.lower() in _LITTER or is_temporary(name)
-
-
-def is_job_file(name: str) -> bool:
-    """Whether a name dropped beside its inputs is a job file; in a dropped folder it is ``job.toml``."""
-    return name.lower().endswith(JOB_FILE_SUFFIX) and not is_ignored(name)
 
 
 def candidates(config: Config, name: str, route: str | None) -> tuple[str, ...]:

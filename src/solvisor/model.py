@@ -202,7 +202,8 @@ class Demand(Struct, frozen=True):
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """What one attempt used. CPU times are of the whole reaped tree; ``max_rss_source`` is ``wait4`` or ``sampled``."""
+    """What one attempt used. CPU times are of the whole reaped tree; ``max_rss_source`` is ``wait4``,
+    ``sampled``, or ``server`` (what a warm server says of a job)."""
 
     cpu_user_seconds: float | None = None
     cpu_system_seconds: float | None = None

@@ -283,10 +283,10 @@ class Pool:
         end = _End()
         for _ in range(tries):
             latest = await self._try(life)
-            if end.error is None or not latest.blameless:  # that there is no other port is no reason to forget why
-                end = latest
-            if latest.blameless:
+            if end.error is not None and latest.blameless:  # such as no port left: what went wrong before says more
+                end = end._replace(blameless=True)
                 break
+            end = latest
             if not end.other_port or end.denied or life.news.is_set():
                 break
             log.warning("server.start_failed", server=life.name, error=end.error, text="trying another port")

@@ -7,6 +7,7 @@ an attempt leaves its processes to whoever looks next. A stop that comes before 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -15,21 +16,24 @@ from typing import TypeVar
 import anyio
 import structlog
 from anyio.abc import TaskGroup
+from msgspec.structs import replace
 
 from .clock import now_us
 from .errand import Errand
 from .errors import ServerBroken, SpawnError, Unreached
 from .events import Event, Exited, Gone, Launched, Lost, ServerLost, Spawned, SpawnFailed
 from .home import Home
-from .intake import FOLDER_JOB_FILE, is_job_file
 from .interfaces import AttemptSpec, Backend, Handle, Program
 from .kinds import AnySolver, CommandSolver
 from .model import Job
-from .names import printable
+from .names import printable, speaks_to_solvisor
 from .pool import Pool
 from .solvers import command
 from .spool import NotDurable, Results
 from .trouble import RETRY_SECONDS, is_passing
+
+if sys.platform != "win32":
+    from .process.logcap import CappedLog
 
 T = TypeVar("T")
 
@@ -144,6 +148,9 @@ class Runner:
                 return
             self._handles[token] = errand = self._errand(job, solver)
             facts = await self._pool.carry_out(server, errand)
+            if facts.stopped:  # its server was writing the logs until it was killed
+                cut = await anyio.to_thread.run_sync(self._cut_logs, job, solver)
+                facts = replace(facts, log_cut_bytes=facts.log_cut_bytes + cut)
             self._post(Exited(job.id, token, facts, now_us()))
             if facts.unkillable:
                 await errand.wait_gone()
@@ -156,6 +163,13 @@ class Runner:
         finally:
             del self._handles[token]
             self._stops.pop(token, None)
+
+    def _cut_logs(self, job: Job, solver: AnySolver) -> int:
+        """Bring the logs of a job below their cap; how many bytes that cost. Nobody writes them any more."""
+        if sys.platform != "win32":
+            folder = self._home.work / job.id
+            return sum(CappedLog(str(folder / name), solver.log_max).finish() for name in ("stdout.log", "stderr.log"))
+        return 0
 
     def _errand(self, job: Job, solver: AnySolver) -> Errand:
         token = job.current.token
@@ -238,5 +252,5 @@ class Runner:
 
 def _job_files(job: Job) -> list[str]:
     """Inputs that speak to Solvisor and not to the solver."""
-    names = [fact.path.removeprefix("input/") for fact in job.spec.inputs]
-    return [name for name in names if name == FOLDER_JOB_FILE or (is_job_file(name) and "/" not in name)]
+    names = (fact.path.removeprefix("input/") for fact in job.spec.inputs)
+    return [name for name in names if speaks_to_solvisor(name)]

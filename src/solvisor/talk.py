@@ -26,6 +26,7 @@ from .errors import NotReady, ServerBroken, SolvisorError, SpawnError, Unreached
 from .interfaces import Work
 from .kinds import WarmSolver
 from .model import ExitFacts, Report, Usage
+from .names import speaks_to_solvisor
 from .params import Param
 from .tables import show
 
@@ -251,7 +252,7 @@ def job_request(work: Work, params: Mapping[str, Param]) -> dict[str, Any]:
         "name": job.spec.name,
         "attempt": job.current.n,
         "input": os.path.join(output, job.spec.primary),
-        "inputs": [os.path.join(output, name) for name in names if not _is_job_file(name)],
+        "inputs": [os.path.join(output, name) for name in names if not speaks_to_solvisor(name)],
         "output": output,
         "job_dir": folder,
         "stdout": os.path.join(folder, "stdout.log"),
@@ -259,11 +260,6 @@ def job_request(work: Work, params: Mapping[str, Param]) -> dict[str, Any]:
         "params": _values(job.spec.solver, job.spec.params, params),
         "cpus": job.current.settings.cpus,
     }
-
-
-def _is_job_file(name: str) -> bool:
-    """Whether an input speaks to Solvisor and not to the solver, and so is not among the copies in ``output/``."""
-    return name == "job.toml" or ("/" not in name and name.lower().endswith(".job.toml"))
 
 
 def _values(solver: str, given: Mapping[str, Any], declared: Mapping[str, Param]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from pool_kit import CLIENT, Lab, LabErrand, lab, solver
+from pool_kit import CLIENT, PYTHON, Lab, LabErrand, lab, solver
 from process_kit import is_alive, is_gone
 from solvisor.backends.local import LocalBackend
 from solvisor.errors import ServerBroken, Unreached
@@ -170,9 +170,7 @@ async def test_a_server_is_asked_after_a_job_if_its_last_answer_is_old(
         assert not pool.all(ServerFree, name), "a mute server was given the next job"
         end = await pool.ended(name)
         assert end.error == f"{name} did not answer within 2 s"
-        assert len(pool.world.pool("s").ends) == 1, (
-            "it counts, or a server that is mute after each job goes on for ever"
-        )
+        assert len(pool.world.pool("s").ends) == 1, "it counts, or this could go on for ever"
 
 
 async def test_a_server_is_not_asked_if_it_just_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,15 +230,9 @@ async def test_a_server_that_cannot_be_reached_after_the_probe_is_not_ready(tmp_
 
 
 async def test_a_line_is_no_answer_to_a_talk(tmp_path: Path) -> None:
-    start = (
-        sys.executable,
-        "-S",
-        "-E",
-        "-c",
-        "import socket,sys,time; s=socket.create_server(('127.0.0.1', int(sys.argv[1])));"
-        " print('up', flush=True); c,_=s.accept(); c.recv(1); c.sendall(b'[]\\n'); time.sleep(1000)",
-        "{port}",
-    )
+    listens = "import socket, sys; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); print('up', flush=True)"
+    program = f"{listens}; c, _ = s.accept(); c.recv(1); c.sendall(b'[]\\n'); s.accept()"
+    start = (*PYTHON, "-c", program, "{port}")
     async with lab(tmp_path, solver(start=start, command=(), talk="json", ready=LineReady(match="^up$"))) as pool:
         name = await pool.ready()
         with pytest.raises(ServerBroken, match="is not an object of JSON"):

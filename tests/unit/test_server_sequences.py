@@ -41,14 +41,32 @@ from solvisor.events import (
     StartServer,
     StopServer,
 )
-from solvisor.model import TERMINAL, Cause, Demand, Job, Pause, Reason, Retry, Server, ServerState, Settings, State
+from solvisor.model import (
+    TERMINAL,
+    Cause,
+    Demand,
+    Job,
+    Pause,
+    PoolRule,
+    Reason,
+    Retry,
+    Server,
+    ServerState,
+    Settings,
+    State,
+)
 from solvisor.world import World
 
 SEAT = (("seat", 1),)
-POOLS = {
+SHORT_LIVES = {
     "omc": make_pool(max=2, idle_seconds=60.0, recycle_jobs=3, licenses=SEAT, restarts=3),
     "post": make_pool(min=1, max=2, recycle_age_seconds=300.0, recycle_rss_bytes=100, licenses=SEAT, restarts=2),
 }
+LONG_LIVES = {
+    "omc": make_pool(max=2, licenses=SEAT, restarts=3),
+    "post": make_pool(min=1, max=2, licenses=SEAT, restarts=2),
+}
+"""Nothing but another's need ends these."""
 
 DEMANDS = [
     make_demand("omc", warm=True),
@@ -78,11 +96,16 @@ class Servers(RuleBasedStateMachine):
         self.gone: list[str] = []
         self.stopping: set[str] = set()
         self.wake_at: float | None = None
+        self.immortal: list[str] = []
 
-    @initialize(seats=st.sampled_from([1, 1, 2]), post_max_jobs=st.sampled_from([None, 1]))
-    def begin(self, seats: int, post_max_jobs: int | None) -> None:
+    @initialize(
+        seats=st.sampled_from([1, 1, 2]),
+        post_max_jobs=st.sampled_from([None, 1]),
+        pools=st.sampled_from([SHORT_LIVES, LONG_LIVES]),
+    )
+    def begin(self, seats: int, post_max_jobs: int | None, pools: dict[str, PoolRule]) -> None:
         own = {"ccx": None, "omc": None, "post": post_max_jobs}
-        self.limits = make_limits(3, 4, licenses={"seat": seats}, solver_jobs=own, pools=POOLS)
+        self.limits = make_limits(3, 4, licenses={"seat": seats}, solver_jobs=own, pools=pools)
 
     # --- the engine's part ------------------------------------------------------------------------------------------
 
@@ -291,7 +314,7 @@ class Servers(RuleBasedStateMachine):
 
     @invariant()
     def counts_are_those_of_the_servers(self) -> None:
-        for solver in POOLS:
+        for solver in self.limits.pools:
             states = [server.state for server in self.world.servers.values() if server.solver == solver]
             used = self.world.used
             assert used.servers[solver] == sum(state in IN_SERVICE for state in states)
@@ -305,7 +328,7 @@ class Servers(RuleBasedStateMachine):
         assert len(set(retired)) == len(retired)
         for name in retired:
             assert self.world.servers[name].state in (ServerState.STARTING, ServerState.READY)
-        for solver in POOLS:
+        for solver in self.limits.pools:
             lent = sum(self.world.demands[job_id].solver == solver for job_id in plan.starts)
             idle = [server.name for server in self.world.idle_servers(solver)]
             assert lent + len(set(idle) & set(retired)) <= len(idle)
@@ -336,13 +359,15 @@ class Servers(RuleBasedStateMachine):
             charged = sum(attempt.cause not in (None, Cause.LOST, Cause.SERVER) for attempt in job.attempts)
             assert charged <= 1 + SETTINGS.retry.max
 
-    # --- the end: all servers obey, and nobody asks for anything ----------------------------------------------------
+    # --- the end: all servers obey but one that would not die, and nobody asks for anything -------------------------
 
     def teardown(self) -> None:
+        stuck = [server.name for server in self.world.servers.values() if server.stuck]
+        self.immortal = stuck[: self.limits.licenses.get("seat", 1) - 1]  # one seat is left for all
         self.world.draining = False
         for solver in list(self.world.pauses):
             self.world.end_pause(solver)
-        for pool in POOLS:
+        for pool in self.limits.pools:
             self.world.pool(pool).scale = None
             if self.world.pool(pool).failed:
                 fleet.restart(self.world, pool)
@@ -369,7 +394,8 @@ class Servers(RuleBasedStateMachine):
 
     def obey(self) -> bool:
         """Whatever is under way goes well; whether there was anything."""
-        starting, stopping = self.servers(ServerState.STARTING), self.servers(ServerState.STOPPING)
+        starting = self.servers(ServerState.STARTING)
+        stopping = [server for server in self.servers(ServerState.STOPPING) if server.name not in self.immortal]
         lost, done = self.jobs(self.has_lost_its_server), self.done_servers()
         busy = [job for job in self.jobs(is_running) if job not in lost]
         collecting = self.jobs(is_collecting)

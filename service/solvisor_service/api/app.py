@@ -27,8 +27,8 @@ from solvisor import model
 from solvisor.desk import Desk
 from solvisor.errors import Refused, SolvisorError, StoreUnavailable
 from solvisor.history import Filters
-from solvisor.intake import FOLDER_JOB_FILE, is_job_file
 from solvisor.model import Job, State
+from solvisor.names import FOLDER_JOB_FILE, is_job_file
 from solvisor.orders import Stopping, Unsure
 from solvisor.questions import AmbiguousJob, Conflict, NoSuchJob, NoSuchServer, Questions
 from solvisor.spool import Upload

@@ -100,8 +100,8 @@ def _solver(config: Config, name: str, environ: dict[str, str]) -> Finding:
             path = command.source_environment(here / solver.env_script, environ).get("PATH", path)
         path = solver.env.get("PATH", path)
         found, *_ = [
-            command.find_program(os.path.expanduser(argv[0]), f"solver {name}", here, path)
-            for argv in programs(solver).values()
+            command.find_program(os.path.expanduser(argv[0]), f"solver {name}", here, path, key)
+            for key, argv in programs(solver).items()
         ]
     except ConfigError as error:
         return fault(f"{name}: env_script {error.path}: {'; '.join(error.problems)}", "correct the script")

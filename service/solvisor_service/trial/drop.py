@@ -19,9 +19,10 @@ from solvisor.clock import now_us
 from solvisor.config import Config
 from solvisor.errors import Refused
 from solvisor.home import Home, IdMaker
-from solvisor.intake import FOLDER_JOB_FILE, decide, is_job_file
+from solvisor.intake import decide
 from solvisor.jobfile import check_params, parse_job_file
 from solvisor.model import Intake, Limits
+from solvisor.names import FOLDER_JOB_FILE, is_job_file
 from solvisor.spool import Claims, NotYet, Take, files
 from solvisor_service.client import Upload
 from solvisor_service.targets import UsageError, prepare

@@ -26,8 +26,9 @@ import structlog
 from solvisor.clock import now_us
 from solvisor.config import Config
 from solvisor.home import Home, IdMaker
-from solvisor.intake import JOB_FILE_SUFFIX, decide
+from solvisor.intake import decide
 from solvisor.model import Intake, Limits, Original
+from solvisor.names import JOB_FILE_SUFFIX
 from solvisor.spool import Claims, NotDurable, NotYet, Take, Taken, escape_name, files
 from solvisor.spool.move import is_original
 

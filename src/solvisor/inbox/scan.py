@@ -23,8 +23,9 @@ import structlog
 from solvisor.config import Config
 from solvisor.errors import Refused
 from solvisor.home import Home
-from solvisor.intake import FOLDER_JOB_FILE, candidates, folder_inputs, is_temporary
+from solvisor.intake import candidates, folder_inputs
 from solvisor.jobfile import LARGEST_FILE, named_inputs, parse_job_file
+from solvisor.names import FOLDER_JOB_FILE, is_temporary
 from solvisor.spool import files
 from solvisor.spool.drops import FILES_MAX
 

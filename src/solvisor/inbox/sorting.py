@@ -16,8 +16,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from solvisor.intake import FOLDER_JOB_FILE, JOB_FILE_SUFFIX, is_ignored, is_job_file, is_temporary
-from solvisor.names import escape_name
+from solvisor.names import FOLDER_JOB_FILE, JOB_FILE_SUFFIX, escape_name, is_ignored, is_job_file, is_temporary
 
 from .settle import Seen, due, quiet, settled
 

@@ -67,9 +67,7 @@ def expanded(
     """A command of the solver ``name`` with ``values`` for its placeholders. Raises ``SpawnError`` as ``prepare``."""
     if values.get("stem", "").startswith("-") and any(element.startswith("{stem}") for element in command[1:]):
         stem = show(values["stem"])
-        raise SpawnError(
-            "name", f"{stem} would be taken for an option of {name}; rename {primary} and drop it again"
-        )
+        raise SpawnError("name", f"{stem} would be taken for an option of {name}; rename {primary} and drop it again")
     try:
         arguments = tuple(template.expand(element, values) for element in command[1:])
         own = {variable: template.expand(text, values) for variable, text in solver.env.items()}
@@ -80,9 +78,7 @@ def expanded(
     env.update(script_env)
     env.update((key, environ[key]) for key in environ if any(fnmatchcase(key, glob) for glob in solver.pass_env))
     env.update(own)
-    program = find_program(
-        template.expand(command[0], {}), f"solver {name}", config_dir, env.get("PATH", os.defpath)
-    )
+    program = find_program(template.expand(command[0], {}), f"solver {name}", config_dir, env.get("PATH", os.defpath))
     return Program((program, *arguments), env)
 
 
@@ -164,19 +160,22 @@ def job_values(solver: SolverConfig, name: str, spec: JobSpec, folder: Path) -> 
     return values
 
 
-def find_program(program: str, owner: str, config_dir: Path, path: str) -> str:
-    """The absolute path of a program of ``owner`` (``solver ccx``). Raises ``SpawnError`` if it cannot be executed."""
+def find_program(program: str, owner: str, config_dir: Path, path: str, key: str = "command") -> str:
+    """The absolute path of a program of ``owner`` (``solver ccx``), named by ``key`` of its table.
+
+    Raises ``SpawnError`` if it cannot be executed.
+    """
     if "/" not in program and os.sep not in program:
         found = shutil.which(program, path=path)
         if found is None:
             text = f"the program {show(program)} of {owner} is not on the PATH {path}"
-            raise SpawnError("program_missing", f"{text}; install it, or set command to its full path")
+            raise SpawnError("program_missing", f"{text}; install it, or set {key} to its full path")
         return str(Path(found).absolute())
     place = (config_dir / program).absolute()
     try:
         executable = stat.S_ISREG(place.stat().st_mode) and os.access(place, os.X_OK)
     except OSError as error:
-        text = f"the program {place} of {owner} cannot be found: {error.strerror}; install it, or correct command"
+        text = f"the program {place} of {owner} cannot be found: {error.strerror}; install it, or correct {key}"
         raise SpawnError("program_missing", text) from None
     if not executable:
         raise SpawnError("program_missing", f"the program {place} of {owner} is not executable; chmod +x {place}")

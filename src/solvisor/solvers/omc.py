@@ -69,7 +69,9 @@ class OmcKind:
         """What starts a server. Blocks. Raises ``SpawnError``."""
         need_zmq()
         env = self.environment(place)
-        omc = find_program(self._solver.omc, f"solver {self._name}", self._config_dir, env.get("PATH", os.defpath))
+        omc = find_program(
+            self._solver.omc, f"solver {self._name}", self._config_dir, env.get("PATH", os.defpath), "omc"
+        )
         return Program((omc, "--interactive=zmq", f"-z={_suffix(place)}", "--locale=C"), env)
 
     def environment(self, place: Place) -> dict[str, str]:

@@ -71,7 +71,7 @@ class PythonKind:
         values = {"cpus": str(self._solver.cpus), "server_dir": place.folder}
         env = server_environment(self._solver, place, values, self._environ, self._script_env)
         python = os.path.expanduser(self._solver.python)
-        python = find_program(python, f"solver {self._name}", self._config_dir, env.get("PATH", os.defpath))
+        python = find_program(python, f"solver {self._name}", self._config_dir, env.get("PATH", os.defpath), "python")
         door = ("--socket", SOCKET) if UNIX_SOCKETS else ("--token-file", TOKEN_FILE)
         call = (f"--call={self._solver.call}", f"--folder={self._config_dir}")
         return Program((python, str(WORKER), *call, *door), env)

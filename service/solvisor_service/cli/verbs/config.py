@@ -63,10 +63,10 @@ def _looked_at(config_path: Path) -> tuple[Config, list[str]]:
     warnings = list(loaded.warnings)
     here, path = loaded.path.parent, os.environ.get("PATH", os.defpath)
     for name, solver in loaded.solver.items():
-        for argv in programs(solver).values():
+        for key, argv in programs(solver).items():
             try:
                 program = os.path.expanduser(argv[0])
-                command.find_program(program, f"solver {name}", here, solver.env.get("PATH", path))
+                command.find_program(program, f"solver {name}", here, solver.env.get("PATH", path), key)
             except SpawnError as error:
                 warnings.append(str(error))
     if loaded.notify is not None:
