@@ -55,7 +55,7 @@ def test_64_servers_on_64_ports_that_a_stranger_keeps_taking(tmp_path: Path, mak
                     case "server.ready":
                         found[event["server"]] = (found[event["server"]][0], event["port"])
                     case "server.failed" | "server.stopped":
-                        del found[event["server"]]
+                        found.pop(event["server"], None)
             return {pid: port for pid, port in found.values() if port}
 
         wait_until(lambda: len(up()) == MANY, "all servers are ready", 400)
@@ -108,7 +108,7 @@ def test_1000_jobs_while_servers_are_killed(tmp_path: Path, make_daemon: MakeDae
         daemon.wait_event("job.succeeded", done, 120)
         pids = {event["server"]: event["pid"] for event in daemon.events("server.started")}
         for event in daemon.events("server.failed"):
-            del pids[event["server"]]
+            pids.pop(event["server"], None)
         for pid in list(pids.values())[:1]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -71,6 +71,7 @@ def manifest(**changes: Any) -> Manifest:
         "finished": "2026-11-02T10:00:09Z",
         "attempts": (),
         "params": {},
+        "options": {},
         "inputs": (),
         "outputs": (),
         "log_tail": "",

@@ -1,0 +1,311 @@
+"""Two parts of ``servers.py`` without a daemon: round trips to one warm server, and how late readiness is seen."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+import anyio
+import structlog
+import zmq
+import zmq.asyncio
+from anyio.abc import TaskGroup
+
+from solvisor.backends.local import LocalBackend
+from solvisor.events import ServerEnded, ServerEvent, ServerReady
+from solvisor.home import Home
+from solvisor.interfaces import Backend, Handle, Program, WarmKind
+from solvisor.kinds import LineReady, PythonSolver, ReportedPort, ServerSolver, TcpReady, WarmSolver
+from solvisor.leases import Leases
+from solvisor.model import Attempt, FileFact, Job, JobSpec, PortRange, Server, ServerState, Settings, Source, State
+from solvisor.pool import Pool
+from solvisor.process.host import boot_id
+from solvisor.solvers.omcwire import Wire
+from solvisor.solvers.python import SOCKET, WORKER, PythonKind
+from solvisor.solvers.server import ServerKind
+from solvisor.talk import Talk, TalkChannel
+
+PROGRAMS = Path(__file__).parent / "programs"
+PYTHON = sys.executable
+REDIS = shutil.which("redis-server")
+HOST = "127.0.0.1"
+
+Series = dict[str, list[float]]
+"""Measured values, round by round, by the name of what was measured."""
+
+
+# --- round trips ------------------------------------------------------------------------------------------------------
+
+
+class Lines(asyncio.Protocol):
+    """The least that a client of lines can be: nothing is bounded, and nothing can go wrong."""
+
+    transport: asyncio.Transport
+    waiter: asyncio.Future[bytes]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]  # of a stream, so a whole Transport
+
+    def data_received(self, data: bytes) -> None:
+        self.waiter.set_result(data)
+
+    async def ask(self) -> None:
+        self.waiter = asyncio.get_running_loop().create_future()
+        self.transport.write(json.dumps({"ping": 1}).encode() + b"\n")
+        json.loads(await self.waiter)
+
+
+class Visit:
+    """A job as a server's kind sees it; a ``Work``."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "output").mkdir(parents=True)
+        (folder / "output" / "rows.csv").write_text("1,2,3\n")
+        inputs = (FileFact("input/rows.csv", 6, "ab" * 32),)
+        spec = JobSpec("rows", "s", "rows.csv", inputs, Source("inbox", "rows.csv"))
+        attempt = Attempt(1, "token", "host", 0, Settings("python", {}))
+        self.job = Job(folder.name, 1, State.RUNNING, spec, 0, (attempt,))
+        self.folder = folder
+
+    async def launch(self, program: Program, cwd: Path | None = None) -> Handle:
+        raise NotImplementedError
+
+
+async def reached(path: Path) -> None:
+    end = time.monotonic() + 30
+    while not path.exists():
+        if time.monotonic() > end:
+            sys.exit(f"{path} did not appear")
+        await anyio.sleep(0.01)
+
+
+async def trips(base: Path, rounds: int, count: int) -> Report:
+    """``count`` round trips over each channel, in each round."""
+    base.mkdir()
+    call = ("--call", "work.py:nothing", "--folder", str(PROGRAMS), "--socket", SOCKET)
+    commands = {
+        "lines": (PYTHON, str(PROGRAMS / "echo_lines.py"), "echo.sock"),
+        "worker": (PYTHON, str(WORKER), *call),
+        "zmq": (PYTHON, str(PROGRAMS / "echo_zmq.py")),
+    }
+    servers = {name: subprocess.Popen(argv, cwd=base, stdout=subprocess.PIPE) for name, argv in commands.items()}
+    try:
+        told = servers["zmq"].stdout
+        assert told is not None
+        port = int(told.readline())
+        await reached(base / "echo.sock")
+        await reached(base / SOCKET)
+        return await _trips(base, port, rounds, count)
+    finally:
+        for process in servers.values():
+            with process:
+                process.kill()
+
+
+async def _trips(base: Path, port: int, rounds: int, count: int) -> Report:
+    _, bare = await asyncio.get_running_loop().create_unix_connection(Lines, str(base / "echo.sock"))
+    talk = await Talk.unix(str(base), SOCKET)
+    channel, visit = TalkChannel(talk, PythonSolver(call="work.py:nothing")), Visit(base / "job")
+    wire = Wire(port)
+    blocking = zmq.Context().socket(zmq.REQ)
+    blocking.connect(f"tcp://{HOST}:{port}")
+    waiting = zmq.asyncio.Context().socket(zmq.REQ)
+    waiting.connect(f"tcp://{HOST}:{port}")
+
+    async def call() -> None:
+        facts = await channel.run(visit)
+        assert facts.exit_code == 0
+
+    async def ask_wire() -> None:
+        await wire.ask("getVersion()")
+
+    async def ask_blocking() -> None:
+        blocking.send(b"getVersion()")
+        blocking.recv()
+
+    async def ask_waiting() -> None:
+        await waiting.send(b"getVersion()")
+        await waiting.recv()
+
+    channels: dict[str, Callable[[], Awaitable[None]]] = {
+        "bare uvloop client and server, JSON lines": bare.ask,
+        "talk to a Python worker: ping": channel.check,
+        "talk to a Python worker: trivial function": call,
+        "bare pyzmq REQ, blocking": ask_blocking,
+        "bare pyzmq REQ on uvloop": ask_waiting,
+        "omc's wire": ask_wire,
+    }
+    lines, bare_zmq = "bare uvloop client and server, JSON lines", "bare pyzmq REQ on uvloop"
+    peers = {name: lines for name in channels if name.startswith("talk")} | {"omc's wire": bare_zmq}
+    series: Series = {name: [] for name in channels}
+    for number in range(rounds + 1):
+        for name, ask in channels.items():
+            many = count if number else count // 10  # the first round only warms up
+            start = time.perf_counter()
+            for _ in range(many):
+                await ask()
+            if number:
+                series[name].append(many / (time.perf_counter() - start))
+    channel.close()
+    wire.close()
+    blocking.close(linger=0)
+    waiting.close(linger=0)
+    return print_rates("round trips, one client, one server", series, peers)
+
+
+# --- readiness --------------------------------------------------------------------------------------------------------
+
+
+LATE = (PYTHON, "-S", "-E", str(PROGRAMS / "late_server.py"), "{host}", "{port}")
+PING = TcpReady(send="ping\n", expect="^pong$")
+TOLD = re.compile(r"ready at ([0-9.]+)")
+TOLD_BY_REDIS = re.compile(r"(\d+ \w+ \d+ [\d:.]+) \* Ready to accept connections")
+
+
+def printed_instant(text: str) -> float:
+    """When a server says that it was ready, in monotonic seconds. Redis tells whole milliseconds, cut off."""
+    told = TOLD.search(text)
+    if told is not None:
+        return float(told[1])
+    told = TOLD_BY_REDIS.search(text)
+    if told is None:
+        sys.exit(f"a server that is ready did not say since when: {text!r}")
+    return datetime.strptime(told[1], "%d %b %Y %H:%M:%S.%f").timestamp() - time.time() + time.monotonic()
+
+
+class Starts:
+    """A real pool, whose servers are started one at a time."""
+
+    def __init__(self, base: Path, backend: Backend, tasks: TaskGroup) -> None:
+        home = Home.at(base / "home")
+        home.run.mkdir(parents=True)
+        self._servers = home.run / "servers"
+        self._tasks = tasks
+        self._number = 0
+        self._news: dict[type[ServerEvent], tuple[float, ServerEvent]] = {}
+        self._arrived = anyio.Event()
+        environ = {"PATH": os.environ["PATH"]}
+        own_port = (*LATE[:-1], "0")
+        solvers: dict[str, WarmSolver] = {
+            "tcp": ServerSolver(start=LATE, ready=PING),
+            "line": ServerSolver(
+                start=own_port, ready=LineReady(match="^port"), port=ReportedPort(line=r"^port (\d+) ready")
+            ),
+            "python": PythonSolver(call="late_import.py:process", python=PYTHON),
+        }
+        if REDIS is not None:
+            options = ("--port", "{port}", "--bind", "{host}", "--save", "", "--dir", "{server_dir}")
+            ready = TcpReady(send="PING\r\n", expect=r"^\+PONG")
+            solvers["redis"] = ServerSolver(start=(REDIS, *options), ready=ready)
+        kinds: dict[str, WarmKind] = {
+            name: PythonKind(solver, name, PROGRAMS, environ, {})
+            if isinstance(solver, PythonSolver)
+            else ServerKind(solver, name, backend, PROGRAMS, environ, {})
+            for name, solver in solvers.items()
+            if isinstance(solver, PythonSolver | ServerSolver)
+        }
+        self.names = list(solvers)
+        self._pool = Pool(
+            home=home,
+            home_id=secrets.token_hex(8),
+            boot_id=boot_id(),
+            backend=backend,
+            leases=Leases(PortRange(21000, 22999)),
+            solvers=solvers,
+            kinds=kinds,
+            post=self._post,
+        )
+
+    def _post(self, event: ServerEvent) -> None:
+        self._news[type(event)] = time.monotonic(), event
+        self._arrived.set()
+
+    async def _until(self, kind: type[ServerEvent]) -> tuple[float, ServerEvent]:
+        while kind not in self._news:
+            if ServerEnded in self._news:
+                sys.exit(f"a server ended: {self._news[ServerEnded][1]}")
+            self._arrived = anyio.Event()
+            await self._arrived.wait()
+        return self._news[kind]
+
+    async def one(self, solver: str) -> tuple[float, float]:
+        """Seconds from the wish to have a server until it was ready, and from there until that was seen."""
+        self._number += 1
+        self._news.clear()
+        name = f"{solver}-{self._number}"
+        began = time.monotonic()
+        self._pool.start(self._tasks, Server(name, solver, ServerState.STARTING, (), began, began, 0))
+        seen, _ = await self._until(ServerReady)
+        ready = printed_instant((self._servers / name / "stdout.log").read_text())
+        self._pool.stop(name)
+        await self._until(ServerEnded)
+        return ready - began, seen - ready
+
+
+async def polled(folder: Path, pause: float, port: int) -> tuple[float, float]:
+    """The same for a bare loop that connects and asks until it is answered."""
+    began = time.monotonic()
+    argv = [text.format(host=HOST, port=port) for text in LATE]
+    with subprocess.Popen(argv, cwd=folder, stdout=subprocess.PIPE) as process:
+        while True:
+            with suppress(OSError):
+                reader, writer = await asyncio.open_connection(HOST, port)
+                writer.write(b"ping\n")
+                await reader.readline()
+                break
+            await anyio.sleep(pause)
+        seen = time.monotonic()
+        writer.close()
+        assert process.stdout is not None
+        ready = printed_instant(process.stdout.readline().decode())
+        process.kill()
+    return ready - began, seen - ready
+
+
+@asynccontextmanager
+async def started(base: Path) -> AsyncIterator[Starts]:
+    async with LocalBackend() as backend, anyio.create_task_group() as tasks:
+        yield Starts(base, backend, tasks)
+
+
+async def readiness(base: Path, rounds: int, count: int) -> Report:
+    """``count`` starts of each kind of server, in each round."""
+    base.mkdir()
+    structlog.configure(
+        processors=[structlog.processors.JSONRenderer()], logger_factory=structlog.ReturnLoggerFactory()
+    )
+    ways: dict[str, Callable[[], Awaitable[tuple[float, float]]]] = {}
+    async with started(base) as starts:
+        about = {
+            "tcp": "pool, kind server, asked over TCP",
+            "line": "pool, kind server, tells its port in a line",
+            "python": "pool, kind python",
+            "redis": "pool, redis-server (it tells whole ms)",
+        }
+        for name in starts.names:
+            ways[about[name]] = lambda name=name: starts.one(name)  # type: ignore[misc]
+        ports = iter(range(23000, 30000))
+        for pause in (0.001, 0.01, 0.1):
+            ways[f"bare connecting every {1000 * pause:.0f} ms"] = lambda pause=pause: polled(base, pause, next(ports))  # type: ignore[misc]
+        late: Series = {name: [] for name in ways}
+        took: Series = {name: [] for name in ways}
+        for number in range(rounds):
+            for name, way in ways.items():
+                for _ in range(count + (number == 0)):
+                    until_ready, until_seen = await way()
+                    took[name].append(1000 * until_ready)
+                    late[name].append(1000 * until_seen)
+    return print_lateness(took, late)
+
+
