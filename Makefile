@@ -21,7 +21,7 @@ help:
 	@echo 'make lint      ruff, mypy (for Linux and for Windows), import contracts'
 	@echo 'make venv      only the environment: $(VENV), with $(BIN)/solvisor'
 	@echo 'make schemas   write the JSON schemas that are shipped'
-	@echo 'make bench     throughput and latency on this machine'
+	@echo 'make bench     throughput, latency and warm servers on this machine'
 	@echo 'make clean     remove the environment, the demo home and all caches'
 
 venv: $(STAMP)
@@ -53,6 +53,7 @@ schemas: venv
 
 bench: venv
 	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/servers.py
 
 clean:
 	rm -rf $(VENV) demo-home build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

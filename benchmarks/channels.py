@@ -11,22 +11,25 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import anyio
 import structlog
+import uvloop
 import zmq
 import zmq.asyncio
 from anyio.abc import TaskGroup
 
 from solvisor.backends.local import LocalBackend
+from solvisor.errors import Unreached
 from solvisor.events import ServerEnded, ServerEvent, ServerReady
 from solvisor.home import Home
 from solvisor.interfaces import Backend, Handle, Program, WarmKind
-from solvisor.kinds import LineReady, PythonSolver, ReportedPort, ServerSolver, TcpReady, WarmSolver
+from solvisor.kinds import LineReady, PythonSolver, ReportedPort, ServerSolver, TcpReady
 from solvisor.leases import Leases
 from solvisor.model import Attempt, FileFact, Job, JobSpec, PortRange, Server, ServerState, Settings, Source, State
 from solvisor.pool import Pool
@@ -48,8 +51,19 @@ Series = dict[str, list[float]]
 # --- round trips ------------------------------------------------------------------------------------------------------
 
 
+RAW = "bare uvloop echo"
+JSON = "bare uvloop client and server, JSON"
+BARE_ZMQ = "bare pyzmq REQ on uvloop"
+PEERS = {
+    "talk to a Python worker: ping": JSON,
+    "talk to a Python worker: trivial function": JSON,
+    "omc's wire": BARE_ZMQ,
+}
+"""Beside which bare loop a channel stands."""
+
+
 class Lines(asyncio.Protocol):
-    """The least that a client of lines can be: nothing is bounded, and nothing can go wrong."""
+    """The least that a client can be: answers fit into one piece, nothing is bounded, nothing can go wrong."""
 
     transport: asyncio.Transport
     waiter: asyncio.Future[bytes]
@@ -60,7 +74,12 @@ class Lines(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.waiter.set_result(data)
 
-    async def ask(self) -> None:
+    async def ask_raw(self) -> None:
+        self.waiter = asyncio.get_running_loop().create_future()
+        self.transport.write(b'{"ping":1}\n')
+        await self.waiter
+
+    async def ask_json(self) -> None:
         self.waiter = asyncio.get_running_loop().create_future()
         self.transport.write(json.dumps({"ping": 1}).encode() + b"\n")
         json.loads(await self.waiter)
@@ -82,43 +101,44 @@ class Visit:
         raise NotImplementedError
 
 
-async def reached(path: Path) -> None:
-    end = time.monotonic() + 30
-    while not path.exists():
-        if time.monotonic() > end:
-            sys.exit(f"{path} did not appear")
+def trips(base: Path, rounds: int, count: int) -> Series:
+    """Round trips per second: ``count`` over each channel, in each round."""
+    base.mkdir()
+    call = ("--call", "work.py:nothing", "--folder", str(PROGRAMS), "--socket", SOCKET)
+    commands = (
+        (PYTHON, str(WORKER), *call),
+        (PYTHON, str(PROGRAMS / "echo_lines.py")),
+        (PYTHON, str(PROGRAMS / "echo_zmq.py")),
+    )
+    servers = [subprocess.Popen(argv, cwd=base, stdout=subprocess.PIPE) for argv in commands]
+    try:
+        _, lines, echo = (server.stdout for server in servers)
+        assert lines is not None
+        assert echo is not None
+        lines.readline()
+        return uvloop.run(_trips(base, int(echo.readline()), rounds, count))
+    finally:
+        for server in servers:
+            with server:
+                server.kill()
+
+
+async def talk_with_worker(base: Path) -> Talk:
+    while True:
+        with suppress(Unreached):
+            return await Talk.unix(str(base), SOCKET)
         await anyio.sleep(0.01)
 
 
-async def trips(base: Path, rounds: int, count: int) -> Report:
-    """``count`` round trips over each channel, in each round."""
-    base.mkdir()
-    call = ("--call", "work.py:nothing", "--folder", str(PROGRAMS), "--socket", SOCKET)
-    commands = {
-        "lines": (PYTHON, str(PROGRAMS / "echo_lines.py"), "echo.sock"),
-        "worker": (PYTHON, str(WORKER), *call),
-        "zmq": (PYTHON, str(PROGRAMS / "echo_zmq.py")),
-    }
-    servers = {name: subprocess.Popen(argv, cwd=base, stdout=subprocess.PIPE) for name, argv in commands.items()}
-    try:
-        told = servers["zmq"].stdout
-        assert told is not None
-        port = int(told.readline())
-        await reached(base / "echo.sock")
-        await reached(base / SOCKET)
-        return await _trips(base, port, rounds, count)
-    finally:
-        for process in servers.values():
-            with process:
-                process.kill()
-
-
-async def _trips(base: Path, port: int, rounds: int, count: int) -> Report:
-    _, bare = await asyncio.get_running_loop().create_unix_connection(Lines, str(base / "echo.sock"))
-    talk = await Talk.unix(str(base), SOCKET)
+async def _trips(base: Path, port: int, rounds: int, count: int) -> Series:
+    loop = asyncio.get_running_loop()
+    _, raw = await loop.create_unix_connection(Lines, str(base / "raw.sock"))
+    _, objects = await loop.create_unix_connection(Lines, str(base / "json.sock"))
+    with anyio.fail_after(30):
+        talk = await talk_with_worker(base)
     channel, visit = TalkChannel(talk, PythonSolver(call="work.py:nothing")), Visit(base / "job")
     wire = Wire(port)
-    blocking = zmq.Context().socket(zmq.REQ)
+    blocking: zmq.Socket[bytes] = zmq.Context().socket(zmq.REQ)
     blocking.connect(f"tcp://{HOST}:{port}")
     waiting = zmq.asyncio.Context().socket(zmq.REQ)
     waiting.connect(f"tcp://{HOST}:{port}")
@@ -139,15 +159,14 @@ async def _trips(base: Path, port: int, rounds: int, count: int) -> Report:
         await waiting.recv()
 
     channels: dict[str, Callable[[], Awaitable[None]]] = {
-        "bare uvloop client and server, JSON lines": bare.ask,
+        RAW: raw.ask_raw,
+        JSON: objects.ask_json,
         "talk to a Python worker: ping": channel.check,
         "talk to a Python worker: trivial function": call,
         "bare pyzmq REQ, blocking": ask_blocking,
-        "bare pyzmq REQ on uvloop": ask_waiting,
+        BARE_ZMQ: ask_waiting,
         "omc's wire": ask_wire,
     }
-    lines, bare_zmq = "bare uvloop client and server, JSON lines", "bare pyzmq REQ on uvloop"
-    peers = {name: lines for name in channels if name.startswith("talk")} | {"omc's wire": bare_zmq}
     series: Series = {name: [] for name in channels}
     for number in range(rounds + 1):
         for name, ask in channels.items():
@@ -161,14 +180,13 @@ async def _trips(base: Path, port: int, rounds: int, count: int) -> Report:
     wire.close()
     blocking.close(linger=0)
     waiting.close(linger=0)
-    return print_rates("round trips, one client, one server", series, peers)
+    return series
 
 
 # --- readiness --------------------------------------------------------------------------------------------------------
 
 
-LATE = (PYTHON, "-S", "-E", str(PROGRAMS / "late_server.py"), "{host}", "{port}")
-PING = TcpReady(send="ping\n", expect="^pong$")
+LATE = (PYTHON, "-S", "-E", str(PROGRAMS / "late_server.py"))
 TOLD = re.compile(r"ready at ([0-9.]+)")
 TOLD_BY_REDIS = re.compile(r"(\d+ \w+ \d+ [\d:.]+) \* Ready to accept connections")
 
@@ -181,7 +199,24 @@ def printed_instant(text: str) -> float:
     told = TOLD_BY_REDIS.search(text)
     if told is None:
         sys.exit(f"a server that is ready did not say since when: {text!r}")
-    return datetime.strptime(told[1], "%d %b %Y %H:%M:%S.%f").timestamp() - time.time() + time.monotonic()
+    wall = datetime.strptime(told[1], "%d %b %Y %H:%M:%S.%f").astimezone().timestamp()
+    return wall - time.time() + time.monotonic()
+
+
+def solvers() -> dict[str, PythonSolver | ServerSolver]:
+    """One of each way to be ready, by what is said of it."""
+    ping = TcpReady(send="ping\n", expect="^pong$")
+    line, reported = LineReady(match="^port"), ReportedPort(line=r"^port (\d+) ready")
+    made: dict[str, PythonSolver | ServerSolver] = {
+        "server, asked over TCP": ServerSolver(start=(*LATE, "{host}", "{port}"), ready=ping),
+        "server, says so in a line": ServerSolver(start=(*LATE, "{host}", "0"), ready=line, port=reported),
+        "python": PythonSolver(call="late_import.py:process", python=PYTHON),
+    }
+    if REDIS is not None:
+        options = ("--port", "{port}", "--bind", "{host}", "--save", "", "--dir", "{server_dir}")
+        ready = TcpReady(send="PING\r\n", expect=r"^\+PONG")
+        made["server, redis (tells whole ms)"] = ServerSolver(start=(REDIS, *options), ready=ready)
+    return made
 
 
 class Starts:
@@ -193,48 +228,36 @@ class Starts:
         self._servers = home.run / "servers"
         self._tasks = tasks
         self._number = 0
-        self._news: dict[type[ServerEvent], tuple[float, ServerEvent]] = {}
+        self._news: dict[type[ServerEvent], float] = {}
         self._arrived = anyio.Event()
         environ = {"PATH": os.environ["PATH"]}
-        own_port = (*LATE[:-1], "0")
-        solvers: dict[str, WarmSolver] = {
-            "tcp": ServerSolver(start=LATE, ready=PING),
-            "line": ServerSolver(
-                start=own_port, ready=LineReady(match="^port"), port=ReportedPort(line=r"^port (\d+) ready")
-            ),
-            "python": PythonSolver(call="late_import.py:process", python=PYTHON),
-        }
-        if REDIS is not None:
-            options = ("--port", "{port}", "--bind", "{host}", "--save", "", "--dir", "{server_dir}")
-            ready = TcpReady(send="PING\r\n", expect=r"^\+PONG")
-            solvers["redis"] = ServerSolver(start=(REDIS, *options), ready=ready)
+        made = solvers()
         kinds: dict[str, WarmKind] = {
             name: PythonKind(solver, name, PROGRAMS, environ, {})
             if isinstance(solver, PythonSolver)
             else ServerKind(solver, name, backend, PROGRAMS, environ, {})
-            for name, solver in solvers.items()
-            if isinstance(solver, PythonSolver | ServerSolver)
+            for name, solver in made.items()
         }
-        self.names = list(solvers)
         self._pool = Pool(
             home=home,
             home_id=secrets.token_hex(8),
             boot_id=boot_id(),
             backend=backend,
             leases=Leases(PortRange(21000, 22999)),
-            solvers=solvers,
+            solvers=made,
             kinds=kinds,
             post=self._post,
         )
 
     def _post(self, event: ServerEvent) -> None:
-        self._news[type(event)] = time.monotonic(), event
+        self._news[type(event)] = time.monotonic()
+        if isinstance(event, ServerEnded) and event.error is not None:
+            sys.exit(event.error)
         self._arrived.set()
 
-    async def _until(self, kind: type[ServerEvent]) -> tuple[float, ServerEvent]:
+    async def _until(self, kind: type[ServerEvent]) -> float:
+        """When such news came."""
         while kind not in self._news:
-            if ServerEnded in self._news:
-                sys.exit(f"a server ended: {self._news[ServerEnded][1]}")
             self._arrived = anyio.Event()
             await self._arrived.wait()
         return self._news[kind]
@@ -243,21 +266,25 @@ class Starts:
         """Seconds from the wish to have a server until it was ready, and from there until that was seen."""
         self._number += 1
         self._news.clear()
-        name = f"{solver}-{self._number}"
+        name = f"s-{self._number}"
         began = time.monotonic()
         self._pool.start(self._tasks, Server(name, solver, ServerState.STARTING, (), began, began, 0))
-        seen, _ = await self._until(ServerReady)
+        seen = await self._until(ServerReady)
         ready = printed_instant((self._servers / name / "stdout.log").read_text())
         self._pool.stop(name)
         await self._until(ServerEnded)
         return ready - began, seen - ready
 
 
-async def polled(folder: Path, pause: float, port: int) -> tuple[float, float]:
+def late_server(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen((*LATE, HOST, str(port)), cwd=folder, stdout=subprocess.PIPE)
+
+
+async def polled(folder: Path, pause: float, ports: Iterator[int]) -> tuple[float, float]:
     """The same for a bare loop that connects and asks until it is answered."""
+    port = next(ports)
     began = time.monotonic()
-    argv = [text.format(host=HOST, port=port) for text in LATE]
-    with subprocess.Popen(argv, cwd=folder, stdout=subprocess.PIPE) as process:
+    with late_server(folder, port) as process:
         while True:
             with suppress(OSError):
                 reader, writer = await asyncio.open_connection(HOST, port)
@@ -273,39 +300,28 @@ async def polled(folder: Path, pause: float, port: int) -> tuple[float, float]:
     return ready - began, seen - ready
 
 
-@asynccontextmanager
-async def started(base: Path) -> AsyncIterator[Starts]:
-    async with LocalBackend() as backend, anyio.create_task_group() as tasks:
-        yield Starts(base, backend, tasks)
+async def readiness(base: Path, rounds: int, count: int) -> tuple[Series, Series]:
+    """Milliseconds from the wish to have a server until it was ready, and from there until that was seen.
 
-
-async def readiness(base: Path, rounds: int, count: int) -> Report:
-    """``count`` starts of each kind of server, in each round."""
+    ``count`` starts of each kind of server, in each round.
+    """
     base.mkdir()
-    structlog.configure(
-        processors=[structlog.processors.JSONRenderer()], logger_factory=structlog.ReturnLoggerFactory()
-    )
-    ways: dict[str, Callable[[], Awaitable[tuple[float, float]]]] = {}
-    async with started(base) as starts:
-        about = {
-            "tcp": "pool, kind server, asked over TCP",
-            "line": "pool, kind server, tells its port in a line",
-            "python": "pool, kind python",
-            "redis": "pool, redis-server (it tells whole ms)",
-        }
-        for name in starts.names:
-            ways[about[name]] = lambda name=name: starts.one(name)  # type: ignore[misc]
-        ports = iter(range(23000, 30000))
+    log = structlog.ReturnLoggerFactory()
+    structlog.configure(processors=[structlog.processors.JSONRenderer()], logger_factory=log)
+    ports = iter(range(23000, 30000))
+    async with LocalBackend() as backend, anyio.create_task_group() as tasks:
+        starts = Starts(base, backend, tasks)
+        ways: dict[str, Callable[[], Awaitable[tuple[float, float]]]] = {}
+        for name in solvers():
+            ways[f"pool: {name}"] = partial(starts.one, name)
         for pause in (0.001, 0.01, 0.1):
-            ways[f"bare connecting every {1000 * pause:.0f} ms"] = lambda pause=pause: polled(base, pause, next(ports))  # type: ignore[misc]
-        late: Series = {name: [] for name in ways}
+            ways[f"bare connecting every {1000 * pause:.0f} ms"] = partial(polled, base, pause, ports)
         took: Series = {name: [] for name in ways}
-        for number in range(rounds):
+        late: Series = {name: [] for name in ways}
+        for _ in range(rounds):
             for name, way in ways.items():
-                for _ in range(count + (number == 0)):
+                for _ in range(count):
                     until_ready, until_seen = await way()
                     took[name].append(1000 * until_ready)
                     late[name].append(1000 * until_seen)
-    return print_lateness(took, late)
-
-
+    return took, late

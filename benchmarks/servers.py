@@ -15,38 +15,27 @@ Prints a table for each and a JSON line.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
-import re
-import secrets
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
-from datetime import datetime
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import uvloop
+from channels import PEERS, PROGRAMS, PYTHON, Series, readiness, trips
 
-from channels import PROGRAMS, PYTHON, Series, readiness, trips
-
-PROGRAMS = Path(__file__).parent / "programs"
 TRUE = shutil.which("true") or "/bin/true"
-REDIS = shutil.which("redis-server")
-PYTHON = sys.executable
-HOST = "127.0.0.1"
 TICK = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PATIENCE_SECONDS = 600
 
 Report = dict[str, Any]
-Series = dict[str, list[float]]
 
 
 def spread(values: Iterable[float]) -> dict[str, float]:
@@ -220,8 +209,7 @@ def jobs(base: Path, rounds: int, count: int, cold: int) -> Report:
             before = daemon.cpu_seconds()
             rates[names[solver]].append(size / daemon.drop(solver, size))
             after = daemon.cpu_seconds()
-            own, others = (1000 * (late - early) / size for early, late in zip(before, after, strict=True))
-            costs[solver].append((own, others))
+            costs[solver].append((1000 * (after[0] - before[0]) / size, 1000 * (after[1] - before[1]) / size))
         rates[bare].append(cold / bare_scripts(base, cold))
     latency = {solver: spread(_one_by_one(daemon, solver, 20)) for solver in names}
     daemon.stop()
@@ -229,7 +217,8 @@ def jobs(base: Path, rounds: int, count: int, cold: int) -> Report:
     report = print_rates("jobs through the daemon, two at a time", rates, peers)
     print(f"\n{'processor time per job, ms':<44} {'daemon':>10} {'its children':>13}   one job on an idle system, ms")
     for solver, name in names.items():
-        own, others = (spread(column) for column in zip(*costs[solver], strict=True))
+        own = spread(cost for cost, _ in costs[solver])
+        others = spread(cost for _, cost in costs[solver])
         one = latency[solver]
         alone = f"{one['median']:.1f} ({one['min']:.1f} to {one['max']:.1f})"
         print(f"{name:<44} {own['median']:10.2f} {others['median']:13.2f}   {alone}")
@@ -294,9 +283,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.dir, prefix="solvisor-bench-") as folder:
         base, rounds = Path(folder), arguments.rounds
         if "trips" in chosen:
-            report["trips"] = uvloop.run(trips(base / "trips", rounds, arguments.trips))
+            series = trips(base / "trips", rounds, arguments.trips)
+            report["trips"] = print_rates("round trips, one client, one server", series, PEERS)
         if "ready" in chosen:
-            report["ready"] = uvloop.run(readiness(base / "ready", rounds, arguments.starts))
+            report["ready"] = print_lateness(*uvloop.run(readiness(base / "ready", rounds, arguments.starts)))
         if "jobs" in chosen:
             report["jobs"] = jobs(base / "jobs", rounds, arguments.jobs, arguments.cold)
         if "idle" in chosen:

@@ -1,27 +1,36 @@
-"""Answer lines of JSON on the Unix socket PATH with ``{"ok": true}``: the least that a uvloop server can do.
+"""The least that a uvloop server can do, on two Unix sockets in the working folder.
 
-python echo_lines.py PATH
+``raw.sock`` sends back whatever comes, ``json.sock`` answers each line of JSON with ``{"ok": true}``.
+
+    python echo_lines.py
 """
 
 import asyncio
 import json
-import sys
 from typing import Any
 
 import uvloop
 
 
-class Lines(asyncio.Protocol):
+class Raw(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
 
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)
+
+
+class Json(Raw):
     def data_received(self, data: bytes) -> None:
         json.loads(data)
         self.transport.write(json.dumps({"ok": True}).encode() + b"\n")
 
 
 async def main() -> None:
-    server = await asyncio.get_running_loop().create_unix_server(Lines, sys.argv[1])
+    loop = asyncio.get_running_loop()
+    await loop.create_unix_server(Raw, "raw.sock")
+    server = await loop.create_unix_server(Json, "json.sock")
+    print("ready", flush=True)
     await server.serve_forever()
 
 

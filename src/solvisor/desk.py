@@ -317,7 +317,7 @@ class Desk(Questions):
                 raise Refused("license", f"{text}, and there are {total}; ask for at most {total // each}")
 
         async def act(_: Callable[[Event], None]) -> None:
-            self._engine.world.pool(solver).scale = count
+            self._engine.world.set_scale(solver, count)
             log.info("servers.scaled", solver=solver, count=count, by=user)
 
         await self._engine.carry_out(act)

@@ -91,6 +91,8 @@ def restart(world: World, solver: str) -> None:
     """Forget what went wrong with a solver's servers, so that they may start at once."""
     pool = world.pool(solver)
     pool.ends, pool.misses, pool.rests_until, pool.failed, pool.error = [], 0, None, False, None
+    pool.killers.clear()
+    world.cap_servers(solver)
 
 
 def _wanted(world: World, _: None, event: ServerWanted, rules: dict[str, PoolRule]) -> list[ServerEffect]:
@@ -164,8 +166,13 @@ def _ended(world: World, server: Server, event: ServerEnded, rules: dict[str, Po
     pool, rule = world.pool(server.solver), rules[server.solver]
     pool.error = event.error
     if not event.blameless:
-        pool.ends = [at for at in (*pool.ends, event.now) if at > event.now - rule.restarts_within_seconds]
+        # One bad input ends three servers before it is given up: that counts once.
+        ends = pool.ends if server.job in pool.killers else [*pool.ends, event.now]
+        pool.ends = [at for at in ends if at > event.now - rule.restarts_within_seconds]
         pool.failed = pool.failed or len(pool.ends) > rule.restarts
+        if server.job is not None:
+            pool.killers.add(server.job)
+        world.cap_servers(server.solver)
     rest = min(LONGEST_REST_SECONDS, FIRST_REST_SECONDS * 2 ** min(pool.misses, 20))
     pool.misses += 1
     pool.rests_until = max(pool.rests_until or 0.0, event.now + rest)

@@ -33,7 +33,7 @@ from .tables import DISTINCT
 from .template import names
 
 ExitCode = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
-RetryCause = Literal["spawn", "exit", "signal", "timeout", "stalled", "oom", "check", "server"]
+RetryCause = Literal["spawn", "exit", "signal", "timeout", "stalled", "oom", "check"]
 
 COMMAND_WORDS: Final = "Program and arguments, never a shell line"
 

@@ -486,6 +486,7 @@ class Pool:
             with anyio.move_on_after(life.solver.servers.stop_grace):
                 await self._quit(life, life.channel, died)
             if not died.is_set():
+                life.channel.close()  # who hangs up first keeps the connection in TIME_WAIT: not the server's port
                 handle.stop(now=life.at_once)
         await died.wait()
 

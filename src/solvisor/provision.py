@@ -27,7 +27,6 @@ class Provision:
         self._limits = limits
         self._used = used
         self._now = now
-        self._covered = 0
         self._wakes: list[float] = []
         for server in world.servers.values():
             self._age(server)
@@ -72,13 +71,10 @@ class Provision:
 
         Where a license is missing for that, it is ``promised``: kept for this server.
         """
-        if self._used.jobs + self._covered >= self._limits.max_jobs:
-            return False
         if self._used.coming[solver] > 0:
             self._used.coming[solver] -= 1
         elif not self._start(solver, self._maximum(solver), promised):
             return False
-        self._covered += 1
         return True
 
     def _start(self, solver: str, most: int, promised: set[str]) -> bool:
@@ -97,6 +93,7 @@ class Provision:
         self._used.servers[solver] += 1
         for name, count in licenses:
             self._used.licenses[name] += count
+        self._used.resting |= {name for name, _ in licenses if self._world.refusals.wants_trial(name)}
         return True
 
     def _missing(self, name: str, count: int) -> int:
@@ -125,7 +122,7 @@ class Provision:
 
     def _give_way(self, name: str, needed: int) -> None:
         """End idle servers that hold a license somebody waits for, the longest idle first."""
-        ending = [s for s in self._world.servers.values() if s.state in (ServerState.STOPPING, ServerState.DRAINING)]
+        ending = [s for s in self._world.servers.values() if s.state is ServerState.STOPPING]
         ending += [self._world.servers[retired] for retired in self.retire]
         coming_free = sum(dict(server.licenses).get(name, 0) for server in ending if not server.stuck)
         for server in self._unused():

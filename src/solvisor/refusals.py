@@ -48,11 +48,16 @@ class Refusals:
     def __getitem__(self, name: str) -> Refused:
         return self._refused[name]
 
+    def wants_trial(self, name: str) -> bool:
+        """Whether a license has rested, so that the next one to take it tries it alone."""
+        refused = self._refused.get(name)
+        return refused is not None and refused.rounds > 0 and refused.until is None
+
     def begin(self, licenses: Licenses, who: str, now: float) -> None:
         """``who`` is about to take these: of one that has rested it is the only one to try it."""
         for name, _ in licenses:
-            refused = self._refused.get(name)
-            if refused is not None and refused.rounds and refused.until is None:
+            if self.wants_trial(name):
+                refused = self._refused[name]
                 refused.trial, refused.until = who, now + TRIAL_SECONDS
                 self.resting.add(name)
 

@@ -56,6 +56,8 @@ class Want(Struct, frozen=True):
         return self.reason is Reason.JOBS and self.what == JOBS
 
 
+_OF_SERVERS = frozenset({Reason.SERVER, Reason.LICENSE})
+
 _NAMED = frozenset({Reason.LICENSE, Reason.SOLVER, Reason.SERVER})
 
 JOBS = "jobs"
@@ -102,7 +104,7 @@ def _server_wants(solver: str, used: Used, limits: Limits) -> list[Want]:
     """An idle server of its solver; and, where there is none and could be one more, the licenses for that."""
     rule = limits.pools[solver]
     wanted = Want(Reason.SERVER, solver, 1, 0, used.idle[solver])
-    if wanted.fits or used.coming[solver] or used.servers[solver] >= rule.max:
+    if wanted.fits or used.coming[solver] or used.servers[solver] >= used.caps.get(solver, rule.max):
         return [wanted]
     licenses = _license_wants(rule.licenses, used, limits)
     return [*(want for want in licenses if not want.fits), wanted]
@@ -157,6 +159,7 @@ def plan(world: World, limits: Limits, now: float) -> Plan:
     promised: set[str] = set()  # licenses that are kept for a job or a server further ahead
     needed: dict[str, int] = {}  # of these
     used = world.used.copy()
+    ahead = used.copy()  # with those that wait for a server that starts
     provision = Provision(world, limits, used, now)
     heads: list[tuple[Place, int, Demand]] = []
     if not world.draining and None not in world.pauses:
@@ -175,6 +178,9 @@ def plan(world: World, limits: Limits, now: float) -> Plan:
             starts.append(place[2])
             used.add(demand)
             used.add_to_batch(demand)
+            ahead.add(demand)
+            ahead.add_to_batch(demand)
+            used.resting |= {name for name, _ in demand.licenses if world.refusals.wants_trial(name)}
             if demand.warm:
                 provision.lend(demand.solver)
         elif any(r.shared_by_all for r in refusals):
@@ -182,7 +188,13 @@ def plan(world: World, limits: Limits, now: float) -> Plan:
         elif any(r.hopeless for r in refusals):
             continue
         elif Reason.SERVER in reasons and reasons <= {Reason.SERVER, Reason.LICENSE}:
-            goes_on = provision.cover(demand.solver, promised)
+            room = all(want.fits or want.reason in _OF_SERVERS for want in wants(demand, ahead, limits))
+            goes_on = room and provision.cover(demand.solver, promised)
+            if goes_on:
+                ahead.add(demand)
+                ahead.add_to_batch(demand)
+        elif Reason.SERVER in reasons and reasons <= {Reason.SERVER, Reason.CPUS, Reason.MEMORY}:
+            provision.cover(demand.solver, promised)  # it comes up meanwhile; then nobody overtakes its job
         elif reasons <= {Reason.CPUS, Reason.MEMORY}:
             blocker = place[2]
             break

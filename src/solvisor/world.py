@@ -62,6 +62,7 @@ class Used:
 
     ``servers`` counts, by solver, those that are there to take jobs or soon will be; ``idle`` those of them that could
     now, ``coming`` those that start. ``resting`` are licenses that were refused too often to be tried now.
+    ``caps`` says how many servers a solver may have where that is not as configured.
     """
 
     jobs: int = 0
@@ -74,6 +75,7 @@ class Used:
     idle: Counter[str] = field(default_factory=Counter)
     coming: Counter[str] = field(default_factory=Counter)
     resting: set[str] = field(default_factory=set)
+    caps: dict[str, int] = field(default_factory=dict)
 
     def add(self, demand: Demand, sign: int = 1) -> None:
         """Occupy (``sign`` 1) or free (-1) what ``demand`` asks for."""
@@ -115,6 +117,7 @@ class Used:
             Counter(self.idle),
             Counter(self.coming),
             set(self.resting),
+            dict(self.caps),
         )
 
 
@@ -126,11 +129,12 @@ class PoolFacts:
     """What is known of one solver's warm servers together. Instants are monotonic seconds.
 
     ``last`` is the last instance number given. ``ends`` are failures with no job served since, ``misses`` counts them
-    with those that were nobody's fault; the next start rests until ``rests_until``, and ``failed`` means that only a
+    with those that were nobody's fault, and ``killers`` are the jobs they had; the next start rests until ``rests_until``, and ``failed`` means that only a
     person lets it go on. ``error`` is the last thing that went wrong. ``scale``: a person wants exactly so many.
     """
 
     last: int = 0
+    killers: set[str] = field(default_factory=set)
     ends: list[float] = field(default_factory=list)
     misses: int = 0
     rests_until: float | None = None
@@ -345,6 +349,18 @@ class World:
         """What is known of a solver's warm servers together; of a new one nothing."""
         return self.pools.setdefault(solver, PoolFacts())
 
+    def set_scale(self, solver: str, count: int | None) -> None:
+        """A person wants exactly so many servers; ``None``: as configured."""
+        self.pool(solver).scale = count
+        self.cap_servers(solver)
+
+    def cap_servers(self, solver: str) -> None:
+        """What is known of a pool changed: note how many servers it may have."""
+        pool = self.pools[solver]
+        self.used.caps.pop(solver, None)
+        if pool.failed or pool.scale is not None:
+            self.used.caps[solver] = 0 if pool.failed else pool.scale or 0
+
     def put_server(self, server: Server) -> None:
         """Make ``server`` the current record of its name; the one that changed last stands last."""
         self.drop_server(server.name)
@@ -403,6 +419,9 @@ class World:
         for server in self.servers.values():
             used.add_server(server)
         used.resting = self.refusals.held_back()
+        for solver, pool in self.pools.items():
+            if pool.failed or pool.scale is not None:
+                used.caps[solver] = 0 if pool.failed else pool.scale or 0
         assert used == self.used, f"usage drifted: {self.used} is not {used}"
         self._check_servers()
         for demand, queue in self.ready.items():

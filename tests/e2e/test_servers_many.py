@@ -58,14 +58,14 @@ def test_64_servers_on_64_ports_that_a_stranger_keeps_taking(tmp_path: Path, mak
                         found.pop(event["server"], None)
             return {pid: port for pid, port in found.values() if port}
 
-        wait_until(lambda: len(up()) == MANY, "all servers are ready", 400)
+        told, _ = rogue.communicate()
+        wait_until(lambda: len(up()) == MANY, "all servers are ready", 150)
         owners = up()
         assert sorted(owners.values()) == list(range(ports.first, ports.last + 1)), "each port has one server"
         seen = listeners()
         for pid, port in owners.items():
             assert len(seen[port]) == 1
             assert seen[port] <= sockets_of(pid), f"{port} belongs to a stranger"
-        told, _ = rogue.communicate()
         assert int(told) > 0, "the stranger never took a port, so nothing was tried"
     manifests = daemon.manifests()
     assert {manifest["state"] for manifest in manifests.values()} == {"succeeded"}
@@ -78,7 +78,7 @@ def test_64_servers_on_64_ports_that_a_stranger_keeps_taking(tmp_path: Path, mak
 def test_two_daemons_never_have_the_same_port(tmp_path: Path, make_daemon: MakeDaemon) -> None:
     each = 200
     marks = tmp_path / "marks"
-    text = config(marks, spare_range(3 * each), 'max = 4, recycle_jobs = 1, start_timeout = "60s"', max_jobs=4)
+    text = config(marks, spare_range(each + each // 2), 'max = 4, recycle_jobs = 1, start_timeout = "60s"', max_jobs=4)
     both = [make_daemon(text, name) for name in ("one", "two")]
     for daemon in both:
         daemon.start()

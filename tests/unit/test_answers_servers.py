@@ -71,7 +71,7 @@ def test_wanted_up_and_ready_are_facts_of_their_own() -> None:
 @pytest.mark.parametrize(("scale", "wanted", "most"), [(None, 1, 4), (0, 0, 0), (3, 3, 3), (6, 6, 6)])
 def test_as_many_are_wanted_as_the_configuration_or_a_person_says(scale: int | None, wanted: int, most: int) -> None:
     world = World()
-    world.pool("omc").scale = scale
+    world.set_scale("omc", scale)
     found = pool(world)
     assert (found.wanted, found.most, found.scale, found.min, found.max) == (wanted, most, scale, 1, 4)
     world.draining = True
@@ -142,9 +142,9 @@ def test_a_job_that_waits_for_a_server_says_whether_something_is_wrong() -> None
     story = Story()
     story.accept("a", WARM, solver="omc")
     assert explained(story, "a").headline == "waits for a warm server. Nothing is wrong."
-    story.world.pool("omc").scale = 0
+    story.world.set_scale("omc", 0)
     assert explained(story, "a").headline == "waits for a warm server, and somebody scaled them to 0."
-    story.world.pool("omc").scale = 1
+    story.world.set_scale("omc", 1)
     facts = story.world.pool("omc")
     facts.rests_until, facts.error = NOW + 1, "it ended"
     assert explained(story, "a").headline.startswith("waits for a warm server; the last one failed")

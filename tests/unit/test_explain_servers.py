@@ -123,7 +123,7 @@ def test_they_failed_too_often() -> None:
 
 def test_it_was_scaled_to_none() -> None:
     story = Story()
-    story.world.pool("omc").scale = 0
+    story.world.set_scale("omc", 0)
     story.accept("job", WARM)
     finding = first(story)
     text = "no server of omc is up; it was scaled to 0; solvisor servers scale omc auto gives it servers again"

@@ -364,7 +364,7 @@ def test_a_failed_pool_stays_failed_when_a_server_that_is_left_ends_much_later()
 def test_a_served_job_clears_what_went_wrong_and_the_scale_and_the_numbering_stay() -> None:
     story = Story()
     pool = fail(story)
-    pool.scale = 1
+    story.world.set_scale("omc", 1)
     story.start_server()
     story.accept("job", WARM)
     story.start("job")

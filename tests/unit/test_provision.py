@@ -136,13 +136,13 @@ def test_a_scale_stands_above_min_and_max() -> None:
 
 def test_scaled_to_none_there_is_none() -> None:
     story, limits = set_up("srb", limits_of(omc=make_pool(min=1)), [WARM]), limits_of(omc=make_pool(min=1))
-    story.world.pool("omc").scale = 0
+    story.world.set_scale("omc", 0)
     decided = decide(story, limits)
     assert decided.servers == ()
     assert dict(decided.retire) == {"omc-1": "scaled to 0"}, "the job takes the idle one, and the busy one goes on"
     assert decided.starts == ("a",)
     queue(waiting := Story(), [WARM])
-    waiting.world.pool("omc").scale = 0
+    waiting.world.set_scale("omc", 0)
     assert decide(waiting, limits) == Plan((), None)
 
 
@@ -152,7 +152,7 @@ def test_scaled_down_those_that_start_go_first_then_the_longest_idle() -> None:
         story.start_server()
         story.now += 1.0
     story.want_server()
-    story.world.pool("omc").scale = 2
+    story.world.set_scale("omc", 2)
     assert list(retires(story, limits)) == ["omc-4", "omc-1"]
 
 

@@ -182,7 +182,7 @@ class Servers(RuleBasedStateMachine):
 
     @rule(solver=st.sampled_from(["omc", "post"]), scale=st.sampled_from([None, None, 0, 1, 2]))
     def scale(self, solver: str, scale: int | None) -> None:
-        self.world.pool(solver).scale = scale
+        self.world.set_scale(solver, scale)
 
     @rule(solver=st.sampled_from(["omc", "post"]))
     def restart(self, solver: str) -> None:
@@ -368,9 +368,11 @@ class Servers(RuleBasedStateMachine):
         for solver in list(self.world.pauses):
             self.world.end_pause(solver)
         for pool in self.limits.pools:
-            self.world.pool(pool).scale = None
+            self.world.set_scale(pool, None)
             if self.world.pool(pool).failed:
                 fleet.restart(self.world, pool)
+        for server in self.servers(ServerState.STARTING):
+            self.ends(server, "it was not ready in 60 s", blameless=True)
         for _ in range(30 + 20 * len(self.world.jobs)):
             if not self.jobs(is_alive_and_possible(self.world)):
                 break
