@@ -6,9 +6,9 @@
             called in a warm worker, the same function in a new interpreter, and the no-op command
 ``idle``    memory and processor time of a daemon with many idle workers, beside one with none
 
-Prints a table for each and a JSON line.
+Prints a table for each and a JSON line. The first two parts are in ``channels.py``.
 
-    python benchmarks/servers.py [PART ...] [--rounds 5] [--trips 2000] [--starts 20] [--jobs 500] [--cold 100]
+    python benchmarks/servers.py [PART ...] [--rounds 5] [--trips 5000] [--starts 20] [--jobs 500] [--cold 100]
                                  [--idle 64] [--dir FOLDER]
 """
 
@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import uvloop
 from channels import PEERS, PROGRAMS, PYTHON, Series, readiness, trips
@@ -120,7 +120,6 @@ class Daemon:
         self._scratch = home.with_name(f"{home.name}-scratch")
         self._scratch.mkdir()
         self._number = 0
-        self.wait_log("daemon.ready", 1)
 
     def wait_log(self, event: str, count: int) -> None:
         end = time.monotonic() + PATIENCE_SECONDS
@@ -144,7 +143,7 @@ class Daemon:
         for source, target in pairs:
             source.rename(target)
         while len(os.listdir(self.home / "done")) < count:
-            if time.monotonic() > end or os.listdir(self.home / "failed"):
+            if time.monotonic() > end or any(os.listdir(self.home / bad) for bad in ("failed", "rejected")):
                 sys.exit(f"a job of {solver} did not succeed")
             time.sleep(pause)
         seconds = time.perf_counter() - start
@@ -160,9 +159,12 @@ class Daemon:
     def rss_bytes(self) -> int:
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * PAGE
 
-    def stop(self) -> None:
-        self.process.terminate()
-        if self.process.wait(60) != 0:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.process.terminate()  # so that its workers end, too
+        if self.process.wait(60) != 0 and kind is None:
             sys.exit(f"the daemon ended with {self.process.returncode}")
 
 
@@ -191,7 +193,6 @@ def bare_scripts(base: Path, count: int) -> float:
 def jobs(base: Path, rounds: int, count: int, cold: int) -> Report:
     """``count`` trivial jobs each way, and ``cold`` jobs that compute something, in each round."""
     base.mkdir()
-    daemon = Daemon(base / "home", JOBS)
     sizes = {"noop": count, "nothing": count, "cold": cold, "warm": cold}
     names = {
         "noop": f"{count} no-op commands",
@@ -202,17 +203,18 @@ def jobs(base: Path, rounds: int, count: int, cold: int) -> Report:
     bare = f"{cold} bare scripts, xargs -P2"
     rates: Series = {name: [] for name in (*names.values(), bare)}
     costs: dict[str, list[tuple[float, float]]] = {solver: [] for solver in names}
-    for solver in names:
-        daemon.drop(solver, 20)
-    for _ in range(rounds):
-        for solver, size in sizes.items():
-            before = daemon.cpu_seconds()
-            rates[names[solver]].append(size / daemon.drop(solver, size))
-            after = daemon.cpu_seconds()
-            costs[solver].append((1000 * (after[0] - before[0]) / size, 1000 * (after[1] - before[1]) / size))
-        rates[bare].append(cold / bare_scripts(base, cold))
-    latency = {solver: spread(_one_by_one(daemon, solver, 20)) for solver in names}
-    daemon.stop()
+    with Daemon(base / "home", JOBS) as daemon:
+        daemon.wait_log("daemon.ready", 1)
+        for solver in names:
+            daemon.drop(solver, 20)
+        for _ in range(rounds):
+            for solver, size in sizes.items():
+                before = daemon.cpu_seconds()
+                rates[names[solver]].append(size / daemon.drop(solver, size))
+                after = daemon.cpu_seconds()
+                costs[solver].append((1000 * (after[0] - before[0]) / size, 1000 * (after[1] - before[1]) / size))
+            rates[bare].append(cold / bare_scripts(base, cold))
+        latency = {solver: spread(_one_by_one(daemon, solver, 20)) for solver in names}
     peers = {names["nothing"]: names["noop"], names["warm"]: names["cold"], names["cold"]: bare}
     report = print_rates("jobs through the daemon, two at a time", rates, peers)
     print(f"\n{'processor time per job, ms':<44} {'daemon':>10} {'its children':>13}   one job on an idle system, ms")
@@ -245,21 +247,19 @@ def idle(base: Path, count: int) -> Report:
     """Two daemons side by side, one of which keeps ``count`` workers."""
     base.mkdir()
     config = f'{HEAD}[solver.idle]\nkind = "python"\naccept = ["*.x"]\ncall = "work.py:nothing"\npython = "{PYTHON}"\n'
-    daemons = {
-        "no workers": Daemon(base / "none", config),
-        f"{count} idle workers": Daemon(base / "many", f"{config}servers = {{ min = {count}, max = {count} }}\n"),
-    }
-    daemons[f"{count} idle workers"].wait_log("server.ready", count)
-    before = {name: daemon.cpu_seconds()[0] for name, daemon in daemons.items()}
-    time.sleep(IDLE_SECONDS)
+    many = f"{config}servers = {{ min = {count}, max = {count} }}\n"
     report: Report = {}
-    print(f"\n{'idle daemon':<44} {'MiB':>10} {'% of a core':>13}")
-    for name, daemon in daemons.items():
-        share = 100 * (daemon.cpu_seconds()[0] - before[name]) / IDLE_SECONDS
-        report[name] = {"rss_mib": daemon.rss_bytes() / (1 << 20), "cpu_percent": share}
-        print(f"{name:<44} {report[name]['rss_mib']:10.1f} {share:13.2f}")
-    for daemon in daemons.values():
-        daemon.stop()
+    with Daemon(base / "none", config) as without, Daemon(base / "many", many) as keeper:
+        without.wait_log("daemon.ready", 1)
+        keeper.wait_log("server.ready", count)
+        daemons = {"no workers": without, f"{count} idle workers": keeper}
+        before = {name: daemon.cpu_seconds()[0] for name, daemon in daemons.items()}
+        time.sleep(IDLE_SECONDS)
+        print(f"\n{'idle daemon':<44} {'MiB':>10} {'% of a core':>13}")
+        for name, daemon in daemons.items():
+            share = 100 * (daemon.cpu_seconds()[0] - before[name]) / IDLE_SECONDS
+            report[name] = {"rss_mib": daemon.rss_bytes() / (1 << 20), "cpu_percent": share}
+            print(f"{name:<44} {report[name]['rss_mib']:10.1f} {share:13.2f}")
     return report
 
 
@@ -268,7 +268,7 @@ def main() -> None:
     parts = ("trips", "ready", "jobs", "idle")
     options.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)} (default: all)")
     options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--trips", type=int, default=2000, help="round trips per channel and round")
+    options.add_argument("--trips", type=int, default=5000, help="round trips per channel and round")
     options.add_argument("--starts", type=int, default=20, help="starts per kind of server and round")
     options.add_argument("--jobs", type=int, default=500, help="trivial jobs per round")
     options.add_argument("--cold", type=int, default=100, help="jobs per round that compute something")

@@ -252,7 +252,7 @@ class Story:
 
     def free(self, name: str, spent: str | None = None) -> list[ServerEffect]:
         """Its job is over for the server, whatever became of it."""
-        return fleet.apply(self.world, {}, ServerFree(name, spent, self.now))
+        return fleet.apply(self.world, {}, ServerFree(name, True, spent, self.now))
 
     def retire(self, name: str, why: str = "no job for it") -> list[ServerEffect]:
         return fleet.apply(self.world, {}, Retire(name, why, self.now))

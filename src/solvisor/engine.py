@@ -27,7 +27,7 @@ from . import events, fleet, machine, recovery, scheduler
 from .clock import now_us
 from .collector import COLLECTING_THREADS, Collector
 from .config import Config
-from .errors import Refused, StoreUnavailable
+from .errors import IllegalEvent, Refused, StoreUnavailable
 from .events import (
     Accept,
     Collect,
@@ -123,6 +123,7 @@ class Engine:
         self._wake_at: float | None = None
         self._record_at = math.inf
         self._feeding: anyio.CancelScope | None = None
+        self._finished = False
         self._tasks: TaskGroup
 
     # --- what others call -------------------------------------------------------------------------------------------
@@ -234,7 +235,10 @@ class Engine:
                 await self._pass()
             await self._record()
             await self._in_store(self._store.harden)
+            self._finished = True
             self._tasks.cancel_scope.cancel()
+        if not self._finished:  # a task of ours was cancelled by nobody: what runs is not safe in such hands
+            raise AssertionError("the tasks of the engine ended before it did")
 
     async def _feed(self, intake: Callable[[], Awaitable[None]]) -> None:
         """Take drops in until draining. What the intake has claimed by then it still hands over."""
@@ -265,6 +269,7 @@ class Engine:
         await anyio.sleep(seconds)
         log.warning("daemon.stop_timeout", seconds=seconds, text="stopping jobs that are still running")
         self._runner.stop_all()
+        self._pool.stop_all()
 
     async def _wait(self) -> None:
         """Until an event comes in or an instant comes due."""
@@ -322,7 +327,13 @@ class Engine:
 
     def _apply_to_server(self, event: ServerEvent) -> None:
         """Servers live in memory alone, so nothing about them waits for a record."""
-        for effect in fleet.apply(self._world, self.limits.pools, event):
+        try:
+            effects = fleet.apply(self._world, self.limits.pools, event)
+        except IllegalEvent:  # a defect, but no server is worth the jobs of all others
+            log.exception("server.illegal_event", server=event.name)
+            self._pool.stop(event.name)
+            return
+        for effect in effects:
             match effect:
                 case StartServer():
                     self._pool.start(self._tasks, self._world.servers[effect.name])
@@ -536,6 +547,8 @@ class Engine:
                 log.warning("attempt.timeout", id=event.id)
             case events.Lost():
                 log.warning("attempt.interrupted", id=event.id)
+            case events.ServerLost():
+                log.warning("attempt.server_lost", id=event.id, reached=event.reached, message=event.message)
             case events.BackoffOver():
                 log.info("job.retry", id=event.id)
             case _:

@@ -62,6 +62,7 @@ class Errand:
         self._on_begin = on_begin
         self._on_launch = on_launch
         self._handle: Handle | None = None
+        self._launching = False
 
     def begun(self, pid: int) -> None:
         """Its server, whose leader is ``pid``, takes it up."""
@@ -69,8 +70,16 @@ class Errand:
 
     async def launch(self, program: Program, cwd: Path | None = None) -> Handle:
         """Start a process of this attempt. Raises ``SpawnError``."""
-        self._handle = handle = await self._backend.launch(self._make_spec(program, cwd))
+        self._launching = True
+        try:
+            # Not to be cancelled: what was started must be seen to its end.
+            with anyio.CancelScope(shield=True):
+                self._handle = handle = await self._backend.launch(self._make_spec(program, cwd))
+        finally:
+            self._launching = False
         self._on_launch(program, handle)
+        if self.stopped or self.server_died:
+            handle.stop()
         return _OwnProcess(handle, self._ended)
 
     def _ended(self, facts: ExitFacts) -> None:
@@ -95,5 +104,5 @@ class Errand:
     def _end(self, *, now: bool) -> None:
         if self._handle is not None:
             self._handle.stop(now=now)
-        else:
+        elif not self._launching:
             self.scope.cancel()

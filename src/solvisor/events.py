@@ -196,8 +196,9 @@ class ServerLent(ServerEvent, frozen=True):
 
 
 class ServerFree(ServerEvent, frozen=True):
-    """It is done with its job and can take another, unless it is ``spent``."""
+    """It is done with its job and can take another, unless it is ``spent``. ``served``: it carried the job out."""
 
+    served: bool
     spent: str | None
     now: float
 

@@ -121,8 +121,9 @@ def _lent(world: World, server: Server, event: ServerLent, rules: dict[str, Pool
 
 
 def _free(world: World, server: Server, event: ServerFree, rules: dict[str, PoolRule]) -> list[ServerEffect]:
-    served = replace(server, job=None, jobs=server.jobs + 1, since=event.now)
-    restart(world, server.solver)
+    served = replace(server, job=None, jobs=server.jobs + event.served, since=event.now)
+    if event.served and not world.pool(server.solver).failed:
+        restart(world, server.solver)
     if server.state is BUSY and event.spent is None:
         world.put_server(replace(served, state=READY))
         return []

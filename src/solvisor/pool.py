@@ -262,8 +262,11 @@ class Pool:
         life.end(now=True)
         await life.ended.wait()
 
-    async def give_back(self, name: str) -> None:
-        """A job is over: its server is free for the next one, once it has answered, or it is replaced."""
+    async def give_back(self, name: str, *, served: bool) -> None:
+        """A job is over: its server is free for the next one, once it has answered, or it is replaced.
+
+        ``served``: it has carried the job out.
+        """
         life = self._lives.get(name)
         if life is None or life.news.is_set() or life.channel is None:
             return
@@ -274,7 +277,7 @@ class Pool:
             if problem is not None:
                 self._condemn(life, problem)
                 return
-        self._post(ServerFree(name, life.channel.spent, time.monotonic()))
+        self._post(ServerFree(name, served, life.channel.spent, time.monotonic()))
 
     # --- a life -----------------------------------------------------------------------------------------------------
 

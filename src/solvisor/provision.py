@@ -73,14 +73,14 @@ class Provision:
         """
         if self._used.coming[solver] > 0:
             self._used.coming[solver] -= 1
-        elif not self._start(solver, self._maximum(solver), promised):
+        elif not self._start(solver, promised):
             return False
         return True
 
-    def _start(self, solver: str, most: int, promised: set[str]) -> bool:
+    def _start(self, solver: str, promised: set[str]) -> bool:
         pool = self._world.pool(solver)
         resting = pool.rests_until is not None and pool.rests_until > self._now
-        if pool.failed or resting or self._used.servers[solver] >= most:
+        if pool.failed or resting or self._used.present[solver] >= self._maximum(solver):
             return False
         licenses = self._limits.pools[solver].licenses
         if any(count > self._limits.licenses.get(name, 0) for name, count in licenses):
@@ -91,6 +91,7 @@ class Provision:
             return False
         self.starts.append(solver)
         self._used.servers[solver] += 1
+        self._used.present[solver] += 1
         for name, count in licenses:
             self._used.licenses[name] += count
         self._used.resting |= {name for name, _ in licenses if self._world.refusals.wants_trial(name)}
@@ -116,22 +117,24 @@ class Provision:
             self._give_way(name, needed.get(name, 0))
         for solver, rule in self._limits.pools.items():
             paused = None in self._world.pauses or solver in self._world.pauses
-            while not paused and self._start(solver, self._minimum(solver), promised):
-                pass
+            while not paused and self._used.servers[solver] < self._minimum(solver):
+                if not self._start(solver, promised):
+                    break
             self._shrink(solver, rule)
 
     def _give_way(self, name: str, needed: int) -> None:
-        """End idle servers that hold a license somebody waits for, the longest idle first."""
+        """End idle servers that hold a license somebody waits for, the longest idle first; if that helps him now."""
         ending = [s for s in self._world.servers.values() if s.state is ServerState.STOPPING]
         ending += [self._world.servers[retired] for retired in self.retire]
         coming_free = sum(dict(server.licenses).get(name, 0) for server in ending if not server.stuck)
-        for server in self._unused():
+        holders = [(server, held) for server in self._unused() if (held := dict(server.licenses).get(name, 0))]
+        if coming_free + sum(held for _, held in holders) < needed:
+            return
+        for server, held in holders:
             if coming_free >= needed:
                 break
-            held = dict(server.licenses).get(name, 0)
-            if held:
-                self._end(server, f"another job waits for the license {name}")
-                coming_free += held
+            self._end(server, f"another job waits for the license {name}")
+            coming_free += held
 
     def _shrink(self, solver: str, rule: PoolRule) -> None:
         """End servers above ``min`` that had no job for too long, and those that a person has too many of."""

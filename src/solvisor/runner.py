@@ -25,7 +25,7 @@ from .events import Event, Exited, Gone, Launched, Lost, ServerLost, Spawned, Sp
 from .home import Home
 from .interfaces import AttemptSpec, Backend, Handle, Program
 from .kinds import AnySolver, CommandSolver
-from .model import Job
+from .model import ExitFacts, Job
 from .names import printable, speaks_to_solvisor
 from .pool import Pool
 from .solvers import command
@@ -135,26 +135,18 @@ class Runner:
 
     async def _visit(self, job: Job, solver: AnySolver) -> None:
         """An attempt that a warm server carries out; then the server is free again."""
-        server = job.current.server or ""
-        await self._served(job, solver, server)
-        await self._pool.give_back(server)
-
-    async def _served(self, job: Job, solver: AnySolver, server: str) -> None:
-        token = job.current.token
+        token, server = job.current.token, job.current.server or ""
+        served = False
+        left: Errand | None = None  # what would not die
         try:
             staged = await self._staged(job)
             if not staged or token in self._stops:
                 self._post(Lost(job.id, token, None, now_us()))
-                return
-            self._handles[token] = errand = self._errand(job, solver)
-            facts = await self._pool.carry_out(server, errand)
-            if facts.stopped:  # its server was writing the logs until it was killed
-                cut = await anyio.to_thread.run_sync(self._cut_logs, job, solver)
-                facts = replace(facts, log_cut_bytes=facts.log_cut_bytes + cut)
-            self._post(Exited(job.id, token, facts, now_us()))
-            if facts.unkillable:
-                await errand.wait_gone()
-                self._post(Gone(job.id, token))
+            else:
+                self._handles[token] = errand = self._errand(job, solver)
+                facts = await self._served(job, solver, errand)
+                served = not facts.stopped
+                left = errand if facts.unkillable else None
         except (Unreached, ServerBroken) as error:
             reached = isinstance(error, ServerBroken)
             self._post(ServerLost(job.id, token, reached, printable(str(error)), now_us()))
@@ -163,6 +155,19 @@ class Runner:
         finally:
             del self._handles[token]
             self._stops.pop(token, None)
+        await self._pool.give_back(server, served=served)
+        if left is not None:
+            await left.wait_gone()
+            self._post(Gone(job.id, token))
+
+    async def _served(self, job: Job, solver: AnySolver, errand: Errand) -> ExitFacts:
+        """How it ended, posted as well. Raises as ``Pool.carry_out``."""
+        facts = await self._pool.carry_out(job.current.server or "", errand)
+        if facts.stopped:  # its server was writing the logs until it was killed
+            cut = await anyio.to_thread.run_sync(self._cut_logs, job, solver)
+            facts = replace(facts, log_cut_bytes=facts.log_cut_bytes + cut)
+        self._post(Exited(job.id, job.current.token, facts, now_us()))
+        return facts
 
     def _cut_logs(self, job: Job, solver: AnySolver) -> int:
         """Bring the logs of a job below their cap; how many bytes that cost. Nobody writes them any more."""

@@ -104,7 +104,7 @@ def _server_wants(solver: str, used: Used, limits: Limits) -> list[Want]:
     """An idle server of its solver; and, where there is none and could be one more, the licenses for that."""
     rule = limits.pools[solver]
     wanted = Want(Reason.SERVER, solver, 1, 0, used.idle[solver])
-    if wanted.fits or used.coming[solver] or used.servers[solver] >= used.caps.get(solver, rule.max):
+    if wanted.fits or used.coming[solver] or used.present[solver] >= used.caps.get(solver, rule.max):
         return [wanted]
     licenses = _license_wants(rule.licenses, used, limits)
     return [*(want for want in licenses if not want.fits), wanted]
@@ -194,8 +194,12 @@ def plan(world: World, limits: Limits, now: float) -> Plan:
                 ahead.add(demand)
                 ahead.add_to_batch(demand)
         elif Reason.SERVER in reasons and reasons <= {Reason.SERVER, Reason.CPUS, Reason.MEMORY}:
-            provision.cover(demand.solver, promised)  # it comes up meanwhile; then nobody overtakes its job
+            if provision.cover(demand.solver, promised):  # its server comes up while it waits for room
+                blocker = place[2]
+                break
         elif reasons <= {Reason.CPUS, Reason.MEMORY}:
+            if demand.warm:
+                provision.lend(demand.solver)  # its server stays while it waits for room
             blocker = place[2]
             break
         elif reasons == {Reason.LICENSE}:

@@ -60,8 +60,8 @@ class Queue:
 class Used:
     """What running jobs and warm servers occupy at this moment.
 
-    ``servers`` counts, by solver, those that are there to take jobs or soon will be; ``idle`` those of them that could
-    now, ``coming`` those that start. ``resting`` are licenses that were refused too often to be tried now.
+    ``servers`` counts, by solver, those that are there to take jobs or soon will be, ``present`` also those that end;
+    ``idle`` those that could take one now, ``coming`` those that start. ``resting`` are licenses that were refused too often to be tried now.
     ``caps`` says how many servers a solver may have where that is not as configured.
     """
 
@@ -72,6 +72,7 @@ class Used:
     solvers: Counter[str] = field(default_factory=Counter)
     batches: Counter[str] = field(default_factory=Counter)
     servers: Counter[str] = field(default_factory=Counter)
+    present: Counter[str] = field(default_factory=Counter)
     idle: Counter[str] = field(default_factory=Counter)
     coming: Counter[str] = field(default_factory=Counter)
     resting: set[str] = field(default_factory=set)
@@ -90,6 +91,7 @@ class Used:
         """Count a warm server in (``sign`` 1) or out (-1)."""
         for name, count in server.licenses:
             self.licenses[name] += sign * count
+        self.present[server.solver] += sign
         if server.state in _IN_SERVICE:
             self.servers[server.solver] += sign
         if server.state is ServerState.READY:
@@ -114,6 +116,7 @@ class Used:
             Counter(self.solvers),
             Counter(self.batches),
             Counter(self.servers),
+            Counter(self.present),
             Counter(self.idle),
             Counter(self.coming),
             set(self.resting),
@@ -128,9 +131,10 @@ _IN_SERVICE = frozenset({ServerState.STARTING, ServerState.READY, ServerState.BU
 class PoolFacts:
     """What is known of one solver's warm servers together. Instants are monotonic seconds.
 
-    ``last`` is the last instance number given. ``ends`` are failures with no job served since, ``misses`` counts them
-    with those that were nobody's fault, and ``killers`` are the jobs they had; the next start rests until ``rests_until``, and ``failed`` means that only a
-    person lets it go on. ``error`` is the last thing that went wrong. ``scale``: a person wants exactly so many.
+    ``last`` is the last instance number given. ``ends`` are failures with no job served since, ``killers`` the jobs
+    those servers had; ``misses`` counts also what was nobody's fault. The next start rests until ``rests_until``, and
+    ``failed`` means that only a person lets it go on. ``error`` is the last thing that went wrong. ``scale``: a person
+    wants exactly so many.
     """
 
     last: int = 0

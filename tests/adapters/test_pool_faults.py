@@ -67,7 +67,7 @@ async def test_killed_while_idle(tmp_path: Path) -> None:
         assert end.error == f"{name} was ended by SIGKILL"
         assert not end.blameless
         assert pool.leases.alive_at_return == [[]]
-        await pool.pool.give_back(name)
+        await pool.pool.give_back(name, served=True)
         assert not pool.all(ServerFree)
 
 
@@ -102,7 +102,7 @@ async def test_gone_between_the_loan_and_the_job(tmp_path: Path) -> None:
         await pool.ended(name)
         with pytest.raises(Unreached):
             await pool.pool.carry_out(name, errand)
-        await pool.pool.give_back(name)
+        await pool.pool.give_back(name, served=True)
         assert not pool.all(ServerFree)
 
 
@@ -138,7 +138,7 @@ async def test_a_job_stopped_before_its_server_heard_of_it_leaves_that_alone(tmp
         errand = pool.lend(name)
         errand.stop()
         assert (await pool.pool.carry_out(name, errand)).stopped
-        await pool.pool.give_back(name)
+        await pool.pool.give_back(name, served=True)
         assert pool.server(name).state is ServerState.READY
         assert is_alive(pool.pid(name))
 
@@ -166,7 +166,7 @@ async def test_a_server_is_asked_after_a_job_if_its_last_answer_is_old(
         name = await pool.ready()
         assert (await pool.pool.carry_out(name, pool.lend(name))).exit_code == 0
         os.kill(pool.pid(name), signal.SIGSTOP)
-        await pool.pool.give_back(name)
+        await pool.pool.give_back(name, served=True)
         assert not pool.all(ServerFree, name), "a mute server was given the next job"
         end = await pool.ended(name)
         assert end.error == f"{name} did not answer within 2 s"
@@ -179,7 +179,7 @@ async def test_a_server_is_not_asked_if_it_just_answered(tmp_path: Path, monkeyp
         name = await pool.ready()
         assert (await pool.pool.carry_out(name, pool.lend(name))).exit_code == 0
         os.kill(pool.pid(name), signal.SIGSTOP)
-        await pool.pool.give_back(name)
+        await pool.pool.give_back(name, served=True)
         assert pool.all(ServerFree, name)
         pool.retire(name)
         os.kill(pool.pid(name), signal.SIGCONT)

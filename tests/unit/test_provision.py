@@ -32,7 +32,7 @@ CASES = {
     "one for each of several": Case("", [WARM] * 3, "ooo"),
     "never above max": Case("", [WARM] * 6, "ooo"),
     "those there count": Case("bs", [WARM] * 6, "o"),
-    "one that has to end after its job does not": Case("bd", [WARM] * 6, "oo"),
+    "so does one that has to end after its job": Case("bd", [WARM] * 6, "o"),
     "one that starts covers one job": Case("s", [WARM, WARM], "o"),
     "two that start cover two jobs": Case("ss", [WARM, WARM], ""),
     "an idle one takes the first job": Case("r", [WARM, WARM], "o", "a"),
@@ -120,8 +120,7 @@ def test_nothing_starts_while_paused(solver: str | None) -> None:
 
 def test_a_scale_stands_above_min_and_max() -> None:
     story, limits = Story(), limits_of(omc=make_pool(min=1, max=2, idle_seconds=10.0))
-    pool = story.world.pool("omc")
-    pool.scale = 3
+    story.world.set_scale("omc", 3)
     assert starts(story, limits) == "ooo"
     queue(story, [WARM] * 5)
     assert starts(story, limits) == "ooo"
@@ -130,7 +129,7 @@ def test_a_scale_stands_above_min_and_max() -> None:
         story.cancel(job_id)
     story.now += 100.0
     assert retires(story, limits) == {}, "these are wanted, though idle"
-    pool.scale = None
+    story.world.set_scale("omc", None)
     assert retires(story, limits) == dict.fromkeys(names[:2], "no job for it")
 
 
@@ -268,15 +267,39 @@ def test_recycled_only_once_it_has_no_job() -> None:
     assert list(retires(story, limits)) == ["omc-1"]
 
 
-def test_a_job_gets_no_server_that_is_recycled_now_but_a_new_one() -> None:
-    story, limits = Story(), limits_of(omc=make_pool(max=1, recycle_jobs=1))
+@pytest.mark.parametrize(("most", "now"), [(1, ()), (2, ("omc",))])
+def test_a_job_gets_no_server_that_is_recycled_now_but_a_new_one(most: int, now: tuple[str, ...]) -> None:
+    story, limits = Story(), limits_of(omc=make_pool(max=most, recycle_jobs=1))
     story.start_server()
     serve(story, "job")
     story.free("omc-1")
     queue(story, [WARM])
     decided = decide(story, limits)
-    assert (decided.starts, decided.servers) == ((), ("omc",))
+    assert (decided.starts, decided.servers) == ((), now), "never more than max, those that end included"
     assert list(dict(decided.retire)) == ["omc-1"]
+    story.retire("omc-1")
+    assert decide(story, limits).servers == now
+    story.server_ended("omc-1", None)
+    assert decide(story, limits).servers == ("omc",)
+
+
+def test_no_more_servers_start_than_jobs_that_could_run() -> None:
+    story = Story()
+    queue(story, [make_demand("omc", cpus=5, warm=True)] * 4)
+    assert starts(story, limits_of(omc=make_pool(max=4))) == "o", "cores for one"
+
+
+def test_the_server_of_a_job_that_waits_for_room_comes_up_and_stays() -> None:
+    story, limits = Story(), limits_of(omc=make_pool(max=1, idle_seconds=10.0))
+    story.accept("running", make_demand(cpus=5))
+    story.start("running")
+    queue(story, [make_demand("omc", cpus=5, warm=True), make_demand(cpus=1)])
+    decided = decide(story, limits)
+    assert (decided.servers, decided.blocker, decided.starts) == (("omc",), "a", ()), "nobody overtakes it meanwhile"
+    story.start_server()
+    story.now += 100.0
+    decided = decide(story, limits)
+    assert (decided.servers, decided.blocker, decided.starts, decided.retire) == ((), "a", (), ())
 
 
 # --- draining and failures ------------------------------------------------------------------------------------------

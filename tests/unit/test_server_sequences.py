@@ -236,13 +236,13 @@ class Servers(RuleBasedStateMachine):
     @precondition(lambda self: self.done_servers())
     @rule(which=indices, spent=st.sampled_from([None, None, "its folder is full"]))
     def free(self, which: int, spent: str | None) -> None:
-        self.happen(ServerFree(pick(self.done_servers(), which).name, spent, self.now))
+        self.happen(ServerFree(pick(self.done_servers(), which).name, True, spent, self.now))
 
     @precondition(lambda self: self.gone)
     @rule(which=indices)
     def late_news(self, which: int) -> None:
         name = pick(self.gone, which)
-        self.happen(ServerFree(name, None, self.now), Condemn(name, "it did not answer", self.now), ServerStuck(name))
+        self.happen(ServerFree(name, True, None, self.now), Condemn(name, "it did not answer", self.now), ServerStuck(name))
 
     def comes_up(self, server: Server) -> None:
         self.happen(ServerUp(server.name, 5151, 27501), ServerReady(server.name, 27501, 0.5, self.now))
@@ -411,7 +411,7 @@ class Servers(RuleBasedStateMachine):
         for job in collecting:
             self.happen(Judged(job.id, job.current.token, OK, self.now, self.now_us))
         for server in done:
-            self.happen(ServerFree(server.name, None, self.now))
+            self.happen(ServerFree(server.name, True, None, self.now))
         for server in starting:
             self.comes_up(server)
         for server in stopping:

@@ -80,7 +80,10 @@ class OmcKind:
         env = server_environment(self._solver, place, values, self._environ, self._script_env)
         env["TMPDIR"] = place.tmp  # there its port file is to be, whatever the operator set
         if "USER" not in env:
-            env["USER"] = getpass.getuser()
+            try:
+                env["USER"] = getpass.getuser()
+            except (KeyError, OSError):  # a user without an entry, as in many containers
+                env["USER"] = "solvisor"
         return env
 
     async def connect(self, up: Up, note: Callable[[str], None]) -> Channel:

@@ -8,6 +8,7 @@ only when it is needed. This module must not know what a job is to do.
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import re
@@ -104,6 +105,11 @@ class Wire:
             reply: bytes = await self._socket.recv()
         except self._fault as error:
             raise ServerBroken(f"the connection to omc failed: {error}") from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._context.closed and (task is None or not task.cancelling()):
+                raise ServerBroken("the connection to omc was closed meanwhile") from None  # who closed it cancelled us
+            raise
         self._useless = False
         return reply.decode(errors="replace")
 

@@ -113,7 +113,12 @@ class ServerChannel:
         self._lines = lines
 
     async def check(self) -> None:
-        """Return once it answered the probe again. Raises ``NotReady``."""
+        """Return once it answered again: a ping on the line that jobs take, else the probe. Raises ``NotReady``."""
+        if self._lines is not None:
+            await self._lines.check()
+            return
+        if self.port is not None:
+            await probe.until_listening(self._up, self._kind.host, self.port, lambda _: None)
         await probe.check(self._solver.ready, self._kind.host, self.port)
 
     async def run(self, work: Work) -> ExitFacts:
@@ -152,6 +157,8 @@ class ServerChannel:
             await handle.wait()
         finally:
             handle.stop(now=True)
+            with anyio.CancelScope(shield=True):
+                await handle.wait()
         return True
 
     def close(self) -> None:
