@@ -101,8 +101,11 @@ class Visit:
         raise NotImplementedError
 
 
-def trips(base: Path, rounds: int, count: int) -> Series:
-    """Round trips per second: ``count`` over each channel, in each round."""
+def trips(base: Path, rounds: int, count: int) -> dict[str, Series]:
+    """Round trips per second: ``count`` over each channel, in each round, by where client and server run.
+
+    That decides more than all else: left to itself the scheduler moves them from one way to the other in mid-run.
+    """
     base.mkdir()
     call = ("--call", "work.py:nothing", "--folder", str(PROGRAMS), "--socket", SOCKET)
     commands = (
@@ -116,7 +119,8 @@ def trips(base: Path, rounds: int, count: int) -> Series:
         assert lines is not None
         assert echo is not None
         lines.readline()
-        return uvloop.run(_trips(base, int(echo.readline()), rounds, count))
+        pids = [server.pid for server in servers]
+        return uvloop.run(_trips(base, int(echo.readline()), pids, rounds, count))
     finally:
         for server in servers:
             with server:
@@ -130,7 +134,13 @@ async def talk_with_worker(base: Path) -> Talk:
         await anyio.sleep(0.01)
 
 
-async def _trips(base: Path, port: int, rounds: int, count: int) -> Series:
+def pin(pid: int, cpus: set[int]) -> None:
+    """Have all threads of a process run there."""
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        os.sched_setaffinity(int(thread), cpus)
+
+
+async def _trips(base: Path, port: int, pids: list[int], rounds: int, count: int) -> dict[str, Series]:
     loop = asyncio.get_running_loop()
     _, raw = await loop.create_unix_connection(Lines, str(base / "raw.sock"))
     _, objects = await loop.create_unix_connection(Lines, str(base / "json.sock"))
@@ -167,15 +177,23 @@ async def _trips(base: Path, port: int, rounds: int, count: int) -> Series:
         BARE_ZMQ: ask_waiting,
         "omc's wire": ask_wire,
     }
-    series: Series = {name: [] for name in channels}
-    for number in range(rounds + 1):
-        for name, ask in channels.items():
-            many = count if number else count // 10  # the first round only warms up
-            start = time.perf_counter()
-            for _ in range(many):
-                await ask()
-            if number:
-                series[name].append(many / (time.perf_counter() - start))
+    usable = os.sched_getaffinity(0)
+    first, last = min(usable), max(usable)
+    places = {"on one core": first} if first == last else {"on one core": first, "on two cores": last}
+    series: dict[str, Series] = {place: {name: [] for name in channels} for place in places}
+    for _ in range(rounds):
+        for place in series:
+            pin(os.getpid(), {first})
+            for pid in pids:
+                pin(pid, {places[place]})
+            for name, ask in channels.items():
+                for _ in range(count // 10):  # to warm up
+                    await ask()
+                start = time.perf_counter()
+                for _ in range(count):
+                    await ask()
+                series[place][name].append(count / (time.perf_counter() - start))
+    pin(os.getpid(), usable)
     channel.close()
     wire.close()
     blocking.close(linger=0)

@@ -8,7 +8,7 @@
 
 Prints a table for each and a JSON line. The first two parts are in ``channels.py``.
 
-    python benchmarks/servers.py [PART ...] [--rounds 5] [--trips 5000] [--starts 20] [--jobs 500] [--cold 100]
+    python benchmarks/servers.py [PART ...] [--rounds 5] [--trips 2000] [--starts 20] [--jobs 500] [--cold 100]
                                  [--idle 64] [--dir FOLDER]
 """
 
@@ -239,6 +239,7 @@ def _one_by_one(daemon: Daemon, solver: str, count: int) -> list[float]:
 # --- idle workers -----------------------------------------------------------------------------------------------------
 
 
+SETTLE_SECONDS = 5.0
 IDLE_SECONDS = 30.0
 """As long as the default heartbeat: each worker is asked once."""
 
@@ -252,6 +253,7 @@ def idle(base: Path, count: int) -> Report:
     with Daemon(base / "none", config) as without, Daemon(base / "many", many) as keeper:
         without.wait_log("daemon.ready", 1)
         keeper.wait_log("server.ready", count)
+        time.sleep(SETTLE_SECONDS)
         daemons = {"no workers": without, f"{count} idle workers": keeper}
         before = {name: daemon.cpu_seconds()[0] for name, daemon in daemons.items()}
         time.sleep(IDLE_SECONDS)
@@ -268,7 +270,7 @@ def main() -> None:
     parts = ("trips", "ready", "jobs", "idle")
     options.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)} (default: all)")
     options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--trips", type=int, default=5000, help="round trips per channel and round")
+    options.add_argument("--trips", type=int, default=2000, help="round trips per channel and round")
     options.add_argument("--starts", type=int, default=20, help="starts per kind of server and round")
     options.add_argument("--jobs", type=int, default=500, help="trivial jobs per round")
     options.add_argument("--cold", type=int, default=100, help="jobs per round that compute something")
@@ -283,8 +285,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.dir, prefix="solvisor-bench-") as folder:
         base, rounds = Path(folder), arguments.rounds
         if "trips" in chosen:
-            series = trips(base / "trips", rounds, arguments.trips)
-            report["trips"] = print_rates("round trips, one client, one server", series, PEERS)
+            report["trips"] = {
+                place: print_rates(f"round trips, client and server {place}", series, PEERS)
+                for place, series in trips(base / "trips", rounds, arguments.trips).items()
+            }
         if "ready" in chosen:
             report["ready"] = print_lateness(*uvloop.run(readiness(base / "ready", rounds, arguments.starts)))
         if "jobs" in chosen:

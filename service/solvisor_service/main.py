@@ -17,6 +17,7 @@ from pathlib import Path
 
 import anyio
 import structlog
+from msgspec.structs import replace
 
 from solvisor import config as configuration
 from solvisor import home as homes
@@ -33,8 +34,9 @@ from solvisor.inbox import Inbox
 from solvisor.intake import decide
 from solvisor.leases import Leases, ephemeral_range, overlap_warning
 from solvisor.model import Batch, Intake, Job, Limits
+from solvisor.noted import noted_servers, remove_servers
 from solvisor.notifier import Notifier
-from solvisor.pool import Pool, noted_servers, remove_servers
+from solvisor.pool import Pool
 from solvisor.process import posix
 from solvisor.runner import Runner
 from solvisor.solvers.command import source_environments
@@ -106,6 +108,8 @@ async def _run(
     home_id = homes.home_id(home)
     log.info("daemon.starting", home=str(home.root), pid=os.getpid())
     limits = config.limits(posix.usable_cpus(), posix.total_memory_bytes())
+    if until_eof:  # no servers but for the jobs that are sent
+        limits = replace(limits, pools={name: replace(rule, min=0) for name, rule in limits.pools.items()})
     claims, results, ids = Claims(home), Results(home), IdMaker(store.last_id())
     host = socket.gethostname()
     trouble: dict[str, str] = {}
@@ -119,7 +123,11 @@ async def _run(
         tasks.start_soon(extend_timeout, STARTING_SECONDS)
         noted = await anyio.to_thread.run_sync(_noted, home, store)
         alive = await anyio.to_thread.run_sync(posix.kill_earlier_life, home_id, KILL_SECONDS, noted)
-        await anyio.to_thread.run_sync(remove_servers, home)
+        for name in await anyio.to_thread.run_sync(remove_servers, home, alive):
+            log.error("server.unkillable", server=name)
+            trouble[f"server {name}"] = (
+                f"{name}, a warm server of an earlier life, would not die; it may hold a license"
+            )
         live, adopted = await anyio.to_thread.run_sync(_left_behind, config, limits, home, store, claims)
         if until_eof:
             adopted = [intake for intake in adopted if intake.spec.batch is not None and intake.spec.batch == batch]

@@ -128,6 +128,11 @@ class Leases:
         self._passed[host] = passed
         return None
 
+    def is_free(self, host: str, port: int) -> bool:
+        """Whether a server could listen there now, leased or not. Raises ``NoSuchAddress``, ``OSError``."""
+        family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+        return _obstacle(family, host, port) is None
+
     def why_none(self, host: str) -> str:
         """What the last ``take`` for ``host`` that gave ``None`` met, in one sentence for people."""
         passed = self._passed.get(host, Counter())

@@ -61,8 +61,8 @@ class Used:
     """What running jobs and warm servers occupy at this moment.
 
     ``servers`` counts, by solver, those that are there to take jobs or soon will be, ``present`` also those that end;
-    ``idle`` those that could take one now, ``coming`` those that start. ``resting`` are licenses that were refused too often to be tried now.
-    ``caps`` says how many servers a solver may have where that is not as configured.
+    ``idle`` those that could take one now, ``coming`` those that start. ``resting`` are licenses that were refused too
+    often to be tried now. ``caps`` says how many servers a solver may have where that is not as configured.
     """
 
     jobs: int = 0

@@ -88,7 +88,9 @@ def test_two_daemons_never_have_the_same_port(tmp_path: Path, make_daemon: MakeD
         manifests = daemon.wait_for(each, 240)
         assert {manifest["state"] for manifest in manifests.values()} == {"succeeded"}
         assert len({attempt["server"] for attempt in attempts(manifests)}) == each, "every job had a new server"
+    for daemon in both:
         assert daemon.stop() == 0
+    for daemon in both:
         assert_clean(daemon)
     held = [leases(daemon) for daemon in both]
     assert all(len(of_one) >= each for of_one in held)

@@ -242,7 +242,8 @@ class Servers(RuleBasedStateMachine):
     @rule(which=indices)
     def late_news(self, which: int) -> None:
         name = pick(self.gone, which)
-        self.happen(ServerFree(name, True, None, self.now), Condemn(name, "it did not answer", self.now), ServerStuck(name))
+        free, condemned = ServerFree(name, True, None, self.now), Condemn(name, "it did not answer", self.now)
+        self.happen(free, condemned, ServerStuck(name))
 
     def comes_up(self, server: Server) -> None:
         self.happen(ServerUp(server.name, 5151, 27501), ServerReady(server.name, 27501, 0.5, self.now))

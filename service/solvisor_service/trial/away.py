@@ -18,7 +18,7 @@ from typing import Final
 from solvisor import home as homes
 from solvisor.errors import HomeError, SolvisorError
 from solvisor.home import Home
-from solvisor.pool import noted_servers
+from solvisor.noted import noted_servers
 from solvisor.process import posix
 from solvisor.spool import files
 
