@@ -76,7 +76,7 @@ def test_a_crash_loop_ends_in_a_pool_that_says_why_and_keeps_the_queue(tmp_path:
     daemon.drop("c.s", "go")
     daemon.wait_event("job.accepted", 3)
     (marks / "repaired").touch()
-    assert len(daemon.events("server.started")) == 3 * 5
+    assert len(daemon.events("server.started")) == 3
     told(daemon, "servers", "restart", "s")
     manifests = daemon.wait_for(3)
     assert {manifest["state"] for manifest in manifests.values()} == {"succeeded"}

@@ -47,7 +47,7 @@ async def find_port(up: Up, suffix: str, note: Callable[[str], None]) -> int:
 
     Tries until cancelled. The file comes to be before it is written, the printed line only after it.
     """
-    for pause in probe.pauses(probe.TRY_SHARE):
+    for pause in probe.pauses():
         found = await to_thread.run_sync(_look, Path(up.stdout), suffix)
         if isinstance(found, int):
             return found

@@ -17,6 +17,7 @@ import anyio
 import msgspec
 from msgspec import Struct
 
+from solvisor import probe
 from solvisor.errors import NotReady, ServerBroken, Unreached
 from solvisor.interfaces import Place, Program, Up
 from solvisor.kinds import PythonSolver
@@ -30,9 +31,6 @@ WORKER: Final = Path(__file__).parents[1] / "worker.py"
 SOCKET: Final = "worker.sock"
 TOKEN_FILE: Final = "worker.token"  # noqa: S105  the name of a file
 UNIX_SOCKETS = sys.platform != "win32"
-
-POLL_SECONDS: Final = (0.001, 0.1)
-"""The shortest and the longest pause between two looks at a worker that starts; between them a tenth of its age."""
 
 
 class _Door(Struct, frozen=True):
@@ -78,15 +76,13 @@ class PythonKind:
 
     async def connect(self, up: Up, note: Callable[[str], None]) -> TalkChannel:
         """Return once a worker has imported its function and answers. Raises ``NotReady`` if it hangs up at once."""
-        began = anyio.current_time()
         note(f"{self._solver.call} is still being imported")
-        while True:
+        for pause in probe.pauses():
             try:
                 talk, port = await self._reach(up.place.folder)
                 break
             except (Unreached, FileNotFoundError):
-                waited = anyio.current_time() - began
-                await anyio.sleep(min(max(waited / 10, POLL_SECONDS[0]), POLL_SECONDS[1]))
+                await anyio.sleep(pause)
         note(f"{self._solver.call} was imported, but its worker does not answer")
         channel = TalkChannel(talk, self._solver, port)
         try:
