@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,7 @@ class Bench:
         self.survivors: set[str] = set()
         self.over: list[str] = []
         self.kinds: dict[str, WarmKind] = {}
+        self.intake_task: Callable[[], Awaitable[None]] = anyio.sleep_forever
         self.engine: Engine
         self.desk: Desk
 
@@ -182,7 +183,7 @@ class Bench:
                     adopted=adopted,
                     alive=alive,
                     survivors=lambda: self.survivors,
-                    intake=anyio.sleep_forever,
+                    intake=self.intake_task,
                     ready=ready.set,
                 )
                 self.stopped.set()

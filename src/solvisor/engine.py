@@ -15,6 +15,7 @@ import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -48,7 +49,7 @@ from .events import (
     StopServer,
 )
 from .model import TARGETS, TERMINAL, Batch, Demand, Intake, Job, JobSpec, Limits, State
-from .orders import Act, Orders
+from .orders import Act, Orders, Stopping, Unsure
 from .pile import Bell, Pile
 from .pool import Pool
 from .publisher import Publisher
@@ -230,11 +231,15 @@ class Engine:
             await self._pass()
             self._tasks.start_soon(self._feed, intake)
             ready()
-            while not self._world.draining or self._feeding or self._busy():
-                await self._wait()
-                await self._pass()
-            await self._record()
-            await self._in_store(self._store.harden)
+            try:
+                while not self._world.draining or self._feeding or self._busy():
+                    await self._wait()
+                    await self._pass()
+                await self._record()
+                await self._in_store(self._store.harden)
+            except BaseException:
+                self._orders.end()  # the intake may be waiting for one that nobody will carry out
+                raise
             self._finished = True
             self._tasks.cancel_scope.cancel()
         if not self._finished:  # a task of ours was cancelled by nobody: what runs is not safe in such hands
@@ -246,7 +251,8 @@ class Engine:
             self._feeding = scope
             if self._world.draining:
                 scope.cancel()
-            await intake()
+            with suppress(Stopping, Unsure):  # the engine ends by a defect, which is told by itself
+                await intake()
         self._feeding = None
         self._wake.set()
 

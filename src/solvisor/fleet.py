@@ -166,6 +166,8 @@ def _ended(world: World, server: Server, event: ServerEnded, rules: dict[str, Po
         world.refusals.refuse(server.licenses, event.error, event.now)
     pool, rule = world.pool(server.solver), rules[server.solver]
     pool.error = event.error
+    if pool.rests_until is not None and event.now < pool.rests_until:
+        return []  # others went down with it: that is one failure
     if not event.blameless:
         # One bad input ends three servers before it is given up: that counts once.
         ends = pool.ends if server.job in pool.killers else [*pool.ends, event.now]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import threading
@@ -16,6 +17,7 @@ from scripted import CONFIG, Bench, launched, published
 from solvisor import collector, engine, runner
 from solvisor import judge as module_judge
 from solvisor.errors import SpawnError, StoreUnavailable
+from solvisor.orders import Stopping
 from waiting import eventually
 
 
@@ -125,6 +127,44 @@ async def test_a_defect_in_judging_one_job_is_that_jobs_alone(bench: Bench, monk
     assert (failed["cause"], failed["code"]) == ("check", "defect")
     assert "ZeroDivisionError: oops" in failed["message"]
     assert succeeded["state"] == "succeeded"
+
+
+async def test_a_defect_ends_the_engine_although_the_intake_waits_for_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An intake that is in the middle of a round cannot be cancelled; it hears that nobody listens any more."""
+
+    async def drops() -> None:
+        with anyio.CancelScope(shield=True):
+            while True:
+                await bench.engine.accept([bench.intake()])
+
+    async def defect(batch: object) -> None:
+        raise RuntimeError("a defect")
+
+    bench.intake_task = drops
+    with anyio.fail_after(60), pytest.raises(BaseExceptionGroup) as ended:
+        async with bench.running() as running:
+            monkeypatch.setattr(running._collector, "collect", defect)
+            await launched(bench, 1)
+            bench.backend.handles[0].end()
+            await anyio.sleep_forever()
+    assert ended.group_contains(RuntimeError, match="a defect")
+    assert not ended.group_contains(Stopping)
+
+
+async def test_a_task_that_is_cancelled_by_nobody_is_a_defect(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def cancelled(batch: object) -> None:
+        raise asyncio.CancelledError
+
+    with anyio.fail_after(60), pytest.raises(BaseExceptionGroup) as ended:
+        async with bench.running() as running:
+            monkeypatch.setattr(running._collector, "collect", cancelled)
+            await running.accept([bench.intake()])
+            await launched(bench, 1)
+            bench.backend.handles[0].end()
+            await anyio.sleep_forever()
+    assert ended.group_contains(AssertionError, match="ended before it did")
 
 
 async def test_collecting_that_ends_the_daemon_again_and_again_is_given_up(

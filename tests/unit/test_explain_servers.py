@@ -41,6 +41,7 @@ def serve(story: Story, job_id: str, **changes: Any) -> None:
 
 def fail(story: Story, times: int, rule: PoolRule | None = None) -> None:
     for _ in range(times):
+        story.now = max(story.now, story.world.pool("omc").rests_until or 0.0)
         story.server_ended(story.start_server(), "omc-1 ended with exit code 3", rule=rule)
 
 

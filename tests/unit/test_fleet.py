@@ -32,7 +32,7 @@ from solvisor.events import (
     StopServer,
 )
 from solvisor.fleet import HANDLERS, TABLE, ServerEffect
-from solvisor.model import PoolRule, Server, ServerState
+from solvisor.model import Cause, PoolRule, Server, ServerState
 from solvisor.world import PoolFacts, World
 
 RULES = {"omc": make_pool(licenses=(("orcaflex", 1),))}
@@ -309,9 +309,33 @@ def test_idle_servers_stand_in_the_order_of_their_last_work_however_often_they_w
 
 
 def fail(story: Story, rule: PoolRule | None = None, *, blameless: bool = False) -> PoolFacts:
-    """A server ends although nobody wanted it to."""
+    """A server ends although nobody wanted it to, once the rest is over: what goes down with it is the same failure."""
+    story.now = max(story.now, story.world.pool("omc").rests_until or 0.0)
     story.server_ended(story.start_server(), "it ended with exit code 3", blameless=blameless, rule=rule)
     return story.world.pool("omc")
+
+
+def test_servers_that_go_down_together_are_one_failure() -> None:
+    story, rule = Story(), make_pool(restarts=1)
+    for name in [story.start_server() for _ in range(64)]:
+        story.server_ended(name, "it ran out of memory", rule=rule)
+    pool = story.world.pool("omc")
+    assert (len(pool.ends), pool.misses, pool.failed) == (1, 1, False)
+    assert fail(story, rule).failed, "the next one is the second"
+
+
+def test_two_bad_inputs_do_not_fail_a_pool() -> None:
+    story, rule = Story(), make_pool(restarts=2)
+    for job_id in ("bad", "worse"):
+        story.accept(job_id, WARM)
+        for _ in range(3):
+            story.now = max(story.now, story.world.pool("omc").rests_until or 0.0)
+            name = story.start_server()
+            story.start(job_id)
+            story.server_lost(job_id)
+            story.server_ended(name, "it ended with exit code 9", rule=rule)
+        assert story.job(job_id).cause is Cause.POISON
+    assert (len(story.world.pool("omc").ends), story.world.pool("omc").failed) == (2, False)
 
 
 def test_the_rest_doubles_from_a_tenth_of_a_second_to_a_minute() -> None:
@@ -324,13 +348,13 @@ def test_the_rest_doubles_from_a_tenth_of_a_second_to_a_minute() -> None:
     assert rests == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2] + [60.0] * 30
 
 
-def test_a_later_failure_never_shortens_a_rest() -> None:
-    story = Story()
-    for _ in range(6):
-        pool = fail(story, make_pool(restarts=100))
-    until = pool.rests_until
-    pool.misses = 0  # two servers may end in the same moment, one of them after a job was served
-    assert fail(story, make_pool(restarts=100)).rests_until == until
+def test_a_failure_within_a_rest_changes_nothing_of_it() -> None:
+    story, rule = Story(), make_pool(restarts=100)
+    pool = fail(story, rule)
+    rests = (pool.ends[:], pool.misses, pool.rests_until)
+    story.server_ended(story.start_server(), "it ended as well", rule=rule)
+    assert (pool.ends, pool.misses, pool.rests_until) == rests
+    assert pool.error == "it ended as well"
 
 
 def test_more_ends_than_allowed_within_the_window_fail_the_pool_until_somebody_restarts_it() -> None:

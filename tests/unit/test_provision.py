@@ -331,6 +331,7 @@ def test_a_pool_that_failed_starts_nothing_until_it_is_restarted() -> None:
     story, limits = Story(), limits_of(omc=rule)
     for _ in range(2):
         story.server_ended(story.start_server(), "it ended with exit code 3", rule=rule)
+        story.now += 1.0
     queue(story, [WARM])
     story.now += 1e6
     assert decide(story, limits) == Plan((), None)
