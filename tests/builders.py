@@ -186,8 +186,13 @@ class Story:
         return machine.apply(self.world, Launched(job_id, self.token(job_id), ("client", "beam"), 4343, 100))
 
     def server_lost(self, job_id: str, *, reached: bool = True) -> list[Effect]:
-        event = ServerLost(job_id, self.token(job_id), reached, "omc-1 was ended by SIGSEGV", self.now_us)
+        event = ServerLost(job_id, self.token(job_id), reached, "omc-1 was ended by SIGSEGV", self.now, self.now_us)
         return machine.apply(self.world, event)
+
+    def lose_server(self, job_id: str) -> None:
+        """Its server dies of it, and its rest is over."""
+        self.server_lost(job_id)
+        self.backoff_over(job_id)
 
     def spawn_failed(self, job_id: str) -> list[Effect]:
         text = "ccx is not installed"

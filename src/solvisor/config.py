@@ -34,13 +34,14 @@ from .fieldtypes import (
 )
 from .kindchecks import (
     check_command,
+    check_fixed_ports,
     check_kept_licenses,
     check_room,
     check_solver,
     check_template,
     function_file,
 )
-from .kinds import AnySolver, PythonSolver, SolverConfig, WarmSolver
+from .kinds import AnySolver, PythonSolver, ServerSolver, SolverConfig, WarmSolver
 from .model import Demand, JobSpec, Limits, PoolRule, PortRange, Settings
 from .tables import DISTINCT, TAG_OPTIONAL, Faults, editor_schema, plain, read
 
@@ -203,6 +204,7 @@ def parse(text: str, path: Path) -> Config:
             check_room(("solver", name), solver, *room, faults)
             check_solver(("solver", name), solver, table["solver"][name], licenses, faults)
         check_kept_licenses(sections.solver, licenses, faults)
+        check_fixed_ports(sections.solver, sections.daemon.ports, faults)
         if sections.notify is not None:
             _check_notify(sections.notify, faults)
     if sections is None or faults.found:
@@ -253,6 +255,8 @@ def _pool(solver: WarmSolver, max_jobs: int) -> PoolRule:
     """How many servers there may be where ``max_jobs`` jobs run at once, of all solvers."""
     servers = solver.servers
     at_once = max_jobs if solver.max_jobs is None else min(max_jobs, solver.max_jobs)
+    if isinstance(solver, ServerSolver) and isinstance(solver.port, int):
+        at_once = 1
     return PoolRule(
         min=servers.min,
         max=max(servers.min, at_once) if servers.max == "auto" else servers.max,

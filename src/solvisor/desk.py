@@ -345,7 +345,7 @@ class Desk(Questions):
             nonlocal solver
             solver, servers = self._meant(target)
             if forgets:
-                fleet.restart(self._engine.world, solver)
+                fleet.restart(self._engine.world, self._engine.limits.pools[solver], solver)
             why = f"{word} by {user}" if user else word
             for server in servers:
                 self._engine.post(Retire(server.name, why, time.monotonic()))

@@ -6,13 +6,17 @@ It decides nothing about the server, changes no state and posts nothing by itsel
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 
 from .interfaces import AttemptSpec, Backend, Handle, Program
 from .model import ExitFacts, Job
+from .names import printable
 
 
 class _OwnProcess:
@@ -85,6 +89,17 @@ class Errand:
     def _ended(self, facts: ExitFacts) -> None:
         if not facts.unkillable:
             self._handle = None
+
+    async def note(self, title: str, text: str) -> None:
+        """Append a text to the job's ``stderr.log``."""
+
+        def append() -> None:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+            with suppress(OSError), open(os.open(self.folder / "stderr.log", flags, 0o640), "a") as log:
+                log.write(printable(f"{title}\n{text.rstrip()}\n"))
+
+        if text.strip():
+            await anyio.to_thread.run_sync(append)
 
     async def wait_gone(self) -> None:
         """After an ``unkillable`` exit of its process: return when that is gone after all."""

@@ -74,6 +74,7 @@ class ServerLost(Fenced, frozen=True):
 
     reached: bool
     message: str
+    now: float
     now_us: int
 
 

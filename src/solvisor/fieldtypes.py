@@ -140,6 +140,7 @@ Scalar = Annotated[
     Rule("a number, a text in quotes, or true or false", _storable, {"type": ["boolean", "number", "string"]}).meta(),
 ]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Port = Annotated[int, Meta(ge=LOWEST_PORT, le=HIGHEST_PORT)]
 Ports = Annotated[
     PortRange,
     Rule(

@@ -4,7 +4,7 @@ Theory: like ``machine``, of which this is the smaller sister: ``TABLE`` says wh
 not name raises ``IllegalEvent`` and changes nothing. Servers are told apart by name, and a name is never given twice,
 so news of one that is gone is passed over. A server that ends although nobody wanted it to is a failure of its solver's
 pool: the next start rests a while, twice as long each time, and too many failures with no job served between end in
-``failed``, until somebody restarts the pool.
+``failed``, until somebody restarts the pool. One that dies over a job is held against the job first.
 
 Rules: no I/O, no clock (instants come in with the event). Which servers are *wise* to have is the scheduler's business.
 Servers live in memory alone: no server outlives its daemon.
@@ -39,6 +39,9 @@ FIRST_REST_SECONDS = 0.1
 """The rest after the first failure; it doubles each time."""
 
 LONGEST_REST_SECONDS = 60.0
+
+KILLERS_MAX = 20
+"""So many different jobs may end their servers with no job served between; then it is the servers that are broken."""
 
 ServerEffect = StartServer | StopServer
 
@@ -87,8 +90,13 @@ def apply(world: World, rules: dict[str, PoolRule], event: ServerEvent) -> list[
     return effects
 
 
-def restart(world: World, solver: str) -> None:
-    """Forget what went wrong with a solver's servers, so that they may start at once."""
+def restart(world: World, rule: PoolRule, solver: str) -> None:
+    """Forget what went wrong with a solver's servers and the licenses they need, so that they may start at once."""
+    world.refusals.grant(rule.licenses)
+    _forget(world, solver)
+
+
+def _forget(world: World, solver: str) -> None:
     pool = world.pool(solver)
     pool.ends, pool.misses, pool.rests_until, pool.failed, pool.error = [], 0, None, False, None
     pool.killers.clear()
@@ -123,7 +131,7 @@ def _lent(world: World, server: Server, event: ServerLent, rules: dict[str, Pool
 def _free(world: World, server: Server, event: ServerFree, rules: dict[str, PoolRule]) -> list[ServerEffect]:
     served = replace(server, job=None, jobs=server.jobs + event.served, since=event.now)
     if event.served and not world.pool(server.solver).failed:
-        restart(world, server.solver)
+        _forget(world, server.solver)
     if server.state is BUSY and event.spent is None:
         world.put_server(replace(served, state=READY))
         return []
@@ -168,13 +176,16 @@ def _ended(world: World, server: Server, event: ServerEnded, rules: dict[str, Po
     pool.error = event.error
     if pool.rests_until is not None and event.now < pool.rests_until:
         return []  # others went down with it: that is one failure
+    if server.job is not None and not event.blameless:
+        # It came up and died over a job: more likely the job's fault than its own, unless no job goes well.
+        pool.killers.add(server.job)
+        pool.failed = pool.failed or len(pool.killers) > KILLERS_MAX
+        pool.rests_until = event.now + FIRST_REST_SECONDS
+        world.cap_servers(server.solver)
+        return []
     if not event.blameless:
-        # One bad input ends three servers before it is given up: that counts once.
-        ends = pool.ends if server.job in pool.killers else [*pool.ends, event.now]
-        pool.ends = [at for at in ends if at > event.now - rule.restarts_within_seconds]
+        pool.ends = [at for at in (*pool.ends, event.now) if at > event.now - rule.restarts_within_seconds]
         pool.failed = pool.failed or len(pool.ends) > rule.restarts
-        if server.job is not None:
-            pool.killers.add(server.job)
         world.cap_servers(server.solver)
     rest = min(LONGEST_REST_SECONDS, FIRST_REST_SECONDS * 2 ** min(pool.misses, 20))
     pool.misses += 1

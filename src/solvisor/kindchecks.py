@@ -31,6 +31,7 @@ from .kinds import (
     WarmSolver,
     ZmqReady,
 )
+from .model import PortRange
 from .params import Param
 from .tables import Faults, show, suggestion
 from .tomltext import Path as KeyPath
@@ -103,6 +104,21 @@ def check_kept_licenses(solvers: Mapping[str, AnySolver], licenses: Mapping[str,
                 faults.add(("solver", name, "servers", "min"), f"{text}; there are {there_are} in [licenses]")
 
 
+def check_fixed_ports(solvers: Mapping[str, AnySolver], leased: PortRange, faults: Faults) -> None:
+    """Note ports that one solver's server always has and others may get: another solver's, or those of ``leased``."""
+    owners: dict[int, str] = {}
+    for name, solver in solvers.items():
+        if not isinstance(solver, ServerSolver) or not isinstance(solver.port, int):
+            continue
+        at = ("solver", name, "port")
+        owner = owners.setdefault(solver.port, name)
+        if owner != name:
+            faults.add(at, f"{solver.port} is the port of solver {owner} as well; two servers cannot share one")
+        elif leased.first <= solver.port <= leased.last:
+            text = f"{solver.port} lies in [daemon] ports, so another server may be given it"
+            faults.add(at, f"{text}; choose a range without it: they are {leased.first}-{leased.last}")
+
+
 def check_retry(at: KeyPath, table: RetryTable, faults: Faults) -> None:
     """Note what makes a retry table pointless."""
     if table.max and not table.on:
@@ -153,7 +169,8 @@ def check_template(
             hint = f": {why}; known: {', '.join(braced)}"
         elif is_param and "did you mean" not in hint:
             hint = f'; declare it: params = {{ {name.removeprefix(template.PARAM)} = {{ type = "float" }} }}'
-        faults.add(at, f"{show(text)} has {{{name}}}, which is no placeholder here{hint}")
+        literal = "" if is_param or why is not None else " (literal braces are written {{ and }})"
+        faults.add(at, f"{show(text)} has {{{name}}}, which is no placeholder here{hint}{literal}")
 
 
 def function_file(solver: PythonSolver) -> str | None:
@@ -166,7 +183,7 @@ def function_file(solver: PythonSolver) -> str | None:
 
 
 def _check_server(at: KeyPath, solver: ServerSolver, params: list[str], faults: Faults) -> None:
-    reports_port = solver.port is not None or faults.below((*at, "port"))
+    reports_port = isinstance(solver.port, ReportedPort) or faults.below((*at, "port"))
     has_client = bool(solver.command) or faults.below((*at, "command"))
     talks = solver.talk is not None or faults.below((*at, "talk"))
     at_start = SERVER_PLACEHOLDERS
@@ -188,10 +205,12 @@ def _check_server(at: KeyPath, solver: ServerSolver, params: list[str], faults: 
     elif not has_client and not talks:
         text = 'is missing: name the client that carries out a job, or talk = "json" for jobs that are a line of JSON'
         faults.add((*at, "command"), text)
-    if not reports_port:
-        _check_given_port(at, solver, faults)
-    elif solver.port is not None and not faults.below((*at, "port")):
+    if isinstance(solver.port, ReportedPort) and not faults.below((*at, "port")):
         _check_reported_port((*at, "port"), solver.port, faults)
+    elif isinstance(solver.port, int):
+        _check_fixed_port(at, solver, faults)
+    elif not reports_port:
+        _check_given_port(at, solver, faults)
     if isinstance(solver.ready, HttpReady) and not solver.ready.path.startswith("/"):
         faults.add((*at, "ready", "path"), f'{show(solver.ready.path)} does not begin with "/"')
 
@@ -210,7 +229,15 @@ def _check_given_port(at: KeyPath, solver: ServerSolver, faults: Faults) -> None
         needed = "{port} stands in command or quit"
     if needed is not None:
         text = f"nothing tells the server its port, and {needed}: write {{port}} where it takes it"
-        faults.add((*at, "start"), f"{text}, or say how it tells the one it picked: port = {{ line = '...' }}")
+        picks = "say how it tells the one it picked: port = { line = '...' }"
+        faults.add((*at, "start"), f"{text}, {picks}, or which one it always has: port = 6379")
+
+
+def _check_fixed_port(at: KeyPath, solver: ServerSolver, faults: Faults) -> None:
+    servers = solver.servers
+    for key, count in (("min", servers.min), ("max", 1 if servers.max == "auto" else servers.max)):
+        if count > 1:
+            faults.add((*at, "servers", key), f"{count} servers cannot share the port {solver.port}; write 1")
 
 
 def _check_reported_port(at: KeyPath, port: ReportedPort, faults: Faults) -> None:

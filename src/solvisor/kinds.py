@@ -21,6 +21,7 @@ from .fieldtypes import (
     LicenseName,
     OwnFileName,
     ParamName,
+    Port,
     Program,
     Regex,
     Size,
@@ -29,7 +30,7 @@ from .fieldtypes import (
 )
 from .model import Cause, Retry
 from .params import Param
-from .tables import DISTINCT
+from .tables import DISTINCT, advice
 from .template import names
 
 ExitCode = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
@@ -199,7 +200,9 @@ class ServerSolver(WarmSolver, frozen=True, forbid_unknown_fields=True, kw_only=
     start: Annotated[
         tuple[Argument, ...], doc(f"{COMMAND_WORDS}: starts the server; {{host}} {{port}} {{server_dir}} {{cpus}}.")
     ]
-    ready: Annotated[Ready, doc("How it is seen that it answers.")]
+    ready: Annotated[
+        Ready, doc("How it is seen that it answers."), advice('for example ready = { kind = "tcp", expect = "^Rsrv" }')
+    ]
     command: Annotated[
         tuple[Argument, ...],
         doc(
@@ -210,7 +213,9 @@ class ServerSolver(WarmSolver, frozen=True, forbid_unknown_fields=True, kw_only=
     talk: Annotated[Literal["json"] | None, doc("Instead of command: a job is a line of JSON over TCP.")] = None
     host: Annotated[Literal["127.0.0.1", "::1"], doc("The address it listens on.")] = "127.0.0.1"
     port: Annotated[
-        ReportedPort | None, doc("How it tells the port it picked; without this it is given one as {port}.")
+        ReportedPort | Port | None,
+        doc("How it tells the port it picked, or the only one it knows; without this it is given one as {port}."),
+        advice("without this key it is given a port as {port}; if it picks its own: port = { line = 'port ([0-9]+)' }"),
     ] = None
     quit: Annotated[
         tuple[Argument, ...], doc("A command that asks it to end, before SIGTERM; {host} {port} {server_dir} {cpus}.")

@@ -19,25 +19,25 @@ LAST_LINES: Final = 3
 _IN_USE: Final = re.compile(r"in use|EADDRINUSE|(cannot|could not|failed to|unable to) bind", re.IGNORECASE)
 
 
-def end_of(name: str, kind: WarmKind, facts: ExitFacts | None, up: Up, *, was_ready: bool) -> str:
-    """How the processes of the server ``name`` ended, with its last words or what they mean."""
-    meaning = kind.explain(last_words(up), facts) if facts is not None else None
+def end_of(name: str, kind: WarmKind, facts: ExitFacts, words: str) -> str:
+    """How the processes of the server ``name`` ended, with its last ``words`` or what they mean."""
+    meaning = kind.explain(words, facts)
     if meaning is not None:
         return f"{name}: {meaning}"
-    if facts is None or facts.unkillable:
+    if facts.unkillable:
         how = "is gone"
     elif facts.signal is not None:
         how = f"was ended by {_signal_name(facts.signal)}"
-    elif facts.exit_code == 0 and not was_ready:
+    elif facts.exit_code == 0:
         how = "ended with exit code 0 (a server must stay in the foreground)"
     else:
         how = f"ended with exit code {facts.exit_code}"
-    return f"{name} {how}{said(up)}"
+    return f"{name} {how}{said(words)}"
 
 
-def said(up: Up) -> str:
-    """The last lines of its log, in brackets; empty if it said nothing."""
-    lines = [line.strip() for line in last_words(up).splitlines() if line.strip()]
+def said(words: str) -> str:
+    """The last lines of ``words``, in brackets; empty if nothing was said."""
+    lines = [line.strip() for line in words.splitlines() if line.strip()]
     return f" (it said: {' | '.join(lines[-LAST_LINES:])})" if lines else ""
 
 

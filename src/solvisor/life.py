@@ -30,7 +30,7 @@ from .events import Condemn, ServerEnded, ServerEvent, ServerReady, ServerSeen, 
 from .filetext import one_line
 from .interfaces import AttemptSpec, Backend, Channel, Handle, Place, Up, WarmKind
 from .kinds import WarmSolver
-from .lastwords import end_of, is_denied, said, says_port_taken
+from .lastwords import end_of, is_denied, last_words, said, says_port_taken
 from .leases import Lease, Leases
 from .model import ExitFacts, Server
 from .names import printable
@@ -89,6 +89,8 @@ class Life:
         self._ground = ground
         self._up: Up | None = None
         self._facts: ExitFacts | None = None
+        self._epitaph = f"{self.name} is gone"
+        self._last_words = ""
         self._at_once = False  # SIGKILL, with no manners
         self._asks = True  # before SIGTERM, whether it would quit
         self._problem: str | None = None  # why it is ended, if that is its own fault
@@ -114,11 +116,15 @@ class Life:
         self._asks = False
         self.end()
 
+    @property
     def epitaph(self) -> str:
         """How it ended, for people."""
-        if self._up is None:
-            return f"{self.name} is gone"
-        return end_of(self.name, self._kind, self._facts, self._up, was_ready=self.channel is not None)
+        return self._epitaph
+
+    @property
+    def last_words(self) -> str:
+        """The end of what it said, once it ended."""
+        return self._last_words
 
     async def ask(self) -> str | None:
         """What is wrong with it while it has no job; ``None`` if it answers or ended, or the machine is in trouble."""
@@ -264,6 +270,9 @@ class Life:
 
         async def reap() -> None:
             self._facts = await handle.wait()
+            # Now, before its folder goes: whoever had a job for it asks for its last words.
+            self._last_words = await anyio.to_thread.run_sync(last_words, up, limiter=self._ground.files)
+            self._epitaph = end_of(self.name, self._kind, self._facts, self._last_words)
             died.set()
             if self.channel is not None or self._facts.unkillable:
                 self._lose()
@@ -333,11 +342,11 @@ class Life:
         if died.is_set():
             lost = up.place.port is not None and (says_port_taken(up) or self._is_taken(up.place.port))
             denied = is_denied(self._solver.license_denied, up)
-            return None, End(f"{self.epitaph()}; it was not ready yet", other_port=lost, denied=denied)
+            return None, End(f"{self.epitaph}; it was not ready yet", other_port=lost, denied=denied)
         if failure is not None:
             lost = up.place.port is not None and isinstance(failure, PortTaken)
             return None, End(f"{self.name}: {failure}", other_port=lost)
-        return None, End(f"{self.name} was not ready in {describe_duration(seconds)}: {seen}{said(up)}")
+        return None, End(f"{self.name} was not ready in {describe_duration(seconds)}: {seen}{said(last_words(up))}")
 
     def _is_taken(self, port: int) -> bool:
         with suppress(SolvisorError, OSError):
@@ -351,7 +360,7 @@ class Life:
                 await self.news.wait()
             if self.news.is_set():
                 wanted = self._at_once or not self._asks or not self.ended.is_set()
-                return End(self._problem) if wanted else End(self.epitaph())
+                return End(self._problem) if wanted else End(self.epitaph)
             await self.weigh()
             if not self.turn.locked():
                 problem = await self.ask()

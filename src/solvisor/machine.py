@@ -62,6 +62,9 @@ DOUBLINGS_MAX = 60
 POISON_SERVERS = 3
 """A job that so many warm servers did not survive is given no other."""
 
+SUSPECT_SECONDS = 1.0
+"""The rest of a job whose server died, so that others go first; five times as long each time."""
+
 FIRST_DENIAL_SECONDS = 5.0
 """The rest of such a job; it doubles each time in a row."""
 
@@ -245,7 +248,9 @@ def _launched(world: World, job: Job, event: Launched) -> list[Effect]:
 
 
 def _server_lost(world: World, job: Job, event: ServerLost) -> list[Effect]:
-    """Another server, uncharged; unless the job may be what ends them, or a user wanted it ended anyway."""
+    """Another server, uncharged, once others had their turn; unless it may be the job that ends them all, or a user
+    wanted it ended anyway.
+    """
     world.release(job.id)
     world.refusals.end_trial(job.id)
     job = _with_attempt(job, facts=ExitFacts(None, None, event.now_us))
@@ -261,9 +266,10 @@ def _server_lost(world: World, job: Job, event: ServerLost) -> list[Effect]:
         ended = sum(attempt.cause is Cause.SERVER for attempt in job.attempts)
         if ended >= POISON_SERVERS or _is_stopped(world, job):
             cause = Cause.POISON if ended >= POISON_SERVERS else Cause.SERVER
-            text = f"{ended} warm servers died of it; the last: {event.message}" * (ended > 1) or event.message
+            text = f"{ended} warm servers broke down over it; the last: {event.message}" * (ended > 1) or event.message
             job = replace(job, cause=cause, code="server_died", message=text)
             return _finish(world, job, State.FAILED, event.now_us)
+        return _rest(world, job, SUSPECT_SECONDS * 5 ** (ended - 1), event.now)
     job = replace(job, state=State.QUEUED)
     world.put(job)
     world.enqueue(job)

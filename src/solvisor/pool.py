@@ -33,6 +33,9 @@ from .noted import SERVERS
 DEATH_SECONDS = 0.25
 """How long after a bad end of a job its server's death may take to show: the two are one event."""
 
+CLIENT_SECONDS = 1.0
+"""How long a client may take to come to its own end once its server is gone: it may have been done with it."""
+
 FRESH_SECONDS = 1.0
 """A server that answered so recently is not asked again after a job."""
 
@@ -128,7 +131,10 @@ class Pool:
             with anyio.move_on_after(DEATH_SECONDS):
                 await life.ended.wait()
         if life.ended.is_set():
-            raise error if isinstance(error, Unreached) else ServerBroken(life.epitaph())
+            if isinstance(error, Unreached):
+                raise error
+            await errand.note(f"{name}, the warm server of this job, ended. The last it said:", life.last_words)
+            raise ServerBroken(life.epitaph)
         if isinstance(error, Unreached | ServerBroken):
             life.condemn(f"{name}: {error}", its_fault=True)
             await life.ended.wait()
@@ -147,6 +153,7 @@ class Pool:
 
         async def watch() -> None:
             await life.ended.wait()
+            await anyio.sleep(CLIENT_SECONDS)
             errand.lose_server()
 
         async with anyio.create_task_group() as tasks:

@@ -149,7 +149,7 @@ class Runner:
                 left = errand if facts.unkillable else None
         except (Unreached, ServerBroken) as error:
             reached = isinstance(error, ServerBroken)
-            self._post(ServerLost(job.id, token, reached, printable(str(error)), now_us()))
+            self._post(ServerLost(job.id, token, reached, printable(str(error)), time.monotonic(), now_us()))
         except SpawnError as error:
             self._post(SpawnFailed(job.id, token, error.reason, printable(str(error)), time.monotonic(), now_us()))
         finally:

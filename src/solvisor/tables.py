@@ -203,7 +203,7 @@ def _record_of(kind: Any, table: Mapping[str, Any], path: Path, faults: Faults, 
 def _read_tagged(kind: Any, members: dict[str, Any], value: Any, path: Path, faults: Faults) -> Any:
     """That member of a union of tagged records whose tag the table names."""
     if not isinstance(value, Mapping):
-        faults.add(path, f"{show(value)} is not a table of keys")
+        faults.add(path, f"{show(value)} is not {allowed(kind)}")
         return UNSET
     (tag_key,) = {member.__struct_config__.tag_field for member in members.values()}
     named = tag_key in value
@@ -278,6 +278,11 @@ TAG_OPTIONAL: Final = Meta(extra={"tag_optional": True})
 """Marks a union of tagged records of which a table without the tag is the first."""
 
 
+def advice(text: str) -> Meta:
+    """What a person is told besides who left the key out, or wrote what is not allowed."""
+    return Meta(extra={"advice": text})
+
+
 def _extra(kind: Any) -> dict[str, Any]:
     extra: dict[str, Any] = {}
     for meta in get_args(kind)[1:] if get_origin(kind) is Annotated else ():
@@ -325,11 +330,21 @@ def _one_of(values: Iterable[object]) -> str:
 
 def allowed(kind: Any) -> str:
     """What a type allows, for people: ``a whole number from 1, or "auto"``."""
+    text = _extra(kind).get("advice")
+    return f"{_allowed(kind)}; {text}" if text else _allowed(kind)
+
+
+def _allowed(kind: Any) -> str:
     rule = _rule(kind)
     if rule is not None:
         return rule.allowed
     bare = _bare(kind)
     origin = get_origin(bare)
+    tagged = _tagged(kind)
+    if tagged:
+        (tag_key,) = {member.__struct_config__.tag_field for member in tagged.values()}
+        *others, last = map(show, tagged)
+        return f"a table of keys with {tag_key} = {', '.join(others)} or {last}"
     if origin in (Union, UnionType):
         members = [allowed(member) for member in get_args(bare) if member is not NoneType]
         return " or ".join(dict.fromkeys(members))

@@ -518,3 +518,27 @@ def test_progress_comes_now_and_then_where_there_is_no_terminal(place: Place, li
     place.gate.touch()
     _, rest = client.communicate(timeout=120)
     assert rest.splitlines() == ["Processing: 1/1 [0 active, 0 failed]", "Fetching: 1/1"]
+
+
+NO_SERVER = """
+[solver.f]
+kind = "server"
+accept = ["*.txt"]
+start = ["/bin/sh", "-c", "echo no seat at {port} >&2; exit 3"]
+ready = { kind = "tcp", expect = "hello" }
+command = ["/bin/cat", "{input}"]
+servers = { max = 1, restarts = 2, restarts_within = "60s" }
+"""
+
+
+def test_servers_that_fail_for_good_end_a_batch_without_a_daemon(place: Place) -> None:
+    (place.home / "solvisor.toml").write_text(NO_SERVER)
+    command = [*VERB[:-1], "f", "--home", str(place.home), "--out", str(place.out)]
+    files = [place.input("a.txt", "1"), place.input("b.txt", "2")]
+    done = subprocess.run([*command, *files], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stderr
+    assert place.states() == ["cancelled", "cancelled"]
+    assert "the servers of f failed 3 times in a row: f-" in done.stderr
+    assert "no seat at " in done.stderr
+    assert "2 cancelled; stopped early" in done.stdout
+    place.wait_empty()

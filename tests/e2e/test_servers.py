@@ -322,3 +322,41 @@ stop = {{ type = "float", default = 2.0 }}
     assert good["state"] == "succeeded", good
     assert good["result"]["end"] == pytest.approx(2.0)
     assert of(manifests, "Bad.mo")["state"] == "failed"
+
+
+def test_bad_inputs_in_a_row_do_not_stop_the_good_ones(home: Path, daemons: list[Daemon]) -> None:
+    daemons.append(daemon := started(home, PYTHON.replace("max = 2", "max = 1"), post_py=POST))
+    for n in range(7):
+        daemon.drop(f"bad-{n}.txt", "die")
+    daemon.wait_event("job.accepted", 7)
+    for n in range(3):
+        daemon.drop(f"good-{n}.txt", "1")
+    manifests = daemon.wait_for(10, 120)
+    assert {m["name"] for m in manifests.values() if m["state"] == "succeeded"} == {f"good-{n}.txt" for n in range(3)}
+    assert {m["cause"] for m in manifests.values() if m["state"] == "failed"} == {"poison"}
+
+
+def test_what_a_server_said_when_it_died_of_a_job_is_in_the_log_of_the_job(home: Path, daemons: list[Daemon]) -> None:
+    function = """
+import os, sys
+def process(job):
+    os.write(2, b"before the end\\n")
+    os._exit(4)
+"""
+    daemons.append(daemon := started(home, PYTHON, post_py=function))
+    daemon.drop("a.txt", "1")
+    manifest = daemon.wait_one()
+    assert manifest["cause"] == "poison"
+    folder = home / "failed" / manifest["id"]
+    assert "before the end" in (folder / "stderr.log").read_text()
+    assert "ended with exit code 4" in manifest["message"]
+
+
+@needs_redis
+def test_a_client_that_ends_well_with_its_server_has_done_its_job(home: Path, daemons: list[Daemon]) -> None:
+    config = REDIS.replace('"-x", "SET", "{stem}"]', '"SHUTDOWN", "NOSAVE"]')
+    daemons.append(daemon := started(home, config))
+    for n in range(3):
+        daemon.drop(f"{n}.redis", "x")
+    manifests = daemon.wait_for(3)
+    assert {manifest["state"] for manifest in manifests.values()} == {"succeeded"}, "each time the same"

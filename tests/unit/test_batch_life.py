@@ -15,18 +15,20 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from fake_daemon import Request, explanation, fake_daemon, status
 from fake_daemon import row as job_row
 from solvisor.errors import SolvisorError
-from solvisor.views import BatchRule, BatchView, Explanation, JobPage, JobRow, Level, Problem, Submitted
+from solvisor.views import BatchRule, BatchView, Explanation, JobPage, JobRow, Level, PoolRow, Problem, Status, Submitted
 from solvisor_service.batch import conduct as conducting
 from solvisor_service.batch import idle as idling
 from solvisor_service.batch import life as living
+from solvisor_service.batch import link as linking
 from solvisor_service.batch.conduct import conduct
 from solvisor_service.batch.idle import Idle
 from solvisor_service.batch.ledger import Item, Ledger
-from solvisor_service.batch.life import Life, stem_of
+from solvisor_service.batch.life import Life, ServersFailed, stem_of
 from solvisor_service.batch.link import Link
 from solvisor_service.batch.mail import Mailbox, Said, signals_into
 from solvisor_service.batch.progress import Meter
@@ -56,6 +58,7 @@ class Daemon:
         self.cancelled: list[bool] = []
         self.why = "paused"
         self.problems: tuple[str, ...] = ()
+        self.servers: tuple[PoolRow, ...] = ()
         self.log: list[str] = []
         self._lock = threading.Lock()
         self._life = ExitStack()
@@ -64,7 +67,7 @@ class Daemon:
         fake = self._life.enter_context(fake_daemon(self.home))
         fake.answers.update(
             {
-                ("GET", "/v1/status"): lambda _: status(jobs=Level(0, 4), problems=self.problems),
+                ("GET", "/v1/status"): self._status,
                 **{("GET", f"/v1/jobs/job-{n}/explain"): self._explain for n in range(1, 10)},
                 ("POST", "/v1/batches"): self._open,
                 ("POST", "/v1/jobs"): self._submit,
@@ -81,6 +84,9 @@ class Daemon:
     def _open(self, request: Request) -> BatchView:
         self.rule = json.loads(request.body)
         return self._view()
+
+    def _status(self, _: Request) -> Status:
+        return status(jobs=Level(0, 4), problems=self.problems, servers=self.servers)
 
     def _explain(self, request: Request) -> Explanation:
         job_id = request.path.split("/")[3]
@@ -299,8 +305,8 @@ def test_a_batch_of_which_nothing_runs_says_why_once_a_reason(daemon: Daemon, mo
     daemon.on_poll = poll
     assert states(run.go()) == ["succeeded"] * 2
     said = [line for line in run.console.getvalue().splitlines() if "nothing of the batch" in line]
-    told = "solvisor: nothing of the batch runs; job-1 waits because it was paused."
-    assert said == [f"{told} {why} for now; see: solvisor explain job-1" for why in ("paused", "license")]
+    told = "solvisor: nothing of the batch runs; job-1 waits because it was paused"
+    assert said == [f"{told} ({why} for now); see: solvisor explain job-1" for why in ("paused", "license")]
 
 
 def test_a_batch_that_runs_or_waits_a_moment_is_not_explained() -> None:
@@ -320,10 +326,68 @@ def test_a_job_that_waits_no_more_is_not_explained() -> None:
     assert idle.words(explanation("runs.", job=job_row(state="running"), findings=[holds])) is None
     assert idle.words(explanation("starts now.", job=job_row(state="queued"))) is None
     waits = explanation("waits.", job=job_row(state="queued"), findings=[holds | {"holds": False}, holds])
-    assert "ccx: needs 1; see: solvisor explain" in (idle.words(waits) or "")
+    assert " waits (ccx: needs 1); see: solvisor explain" in (idle.words(waits) or "")
     assert idle.words(waits) is None, "once a reason"
     other = explanation("waits.", job=job_row(state="queued"), findings=[holds | {"what": "other"}])
     assert idle.words(other) is not None
+
+
+def test_a_reason_that_becomes_worse_is_told_again() -> None:
+    idle = Idle()
+    holds = {"reason": "server", "label": "server", "holds": True, "text": "no server of f is up", "what": "f"}
+    waits = explanation("waits for a warm server. Nothing is wrong.", job=job_row(state="queued"), findings=[holds])
+    assert "waits for a warm server (no server of f is up). Nothing is wrong; see: " in (idle.words(waits) or "")
+    assert idle.words(waits) is None
+    failed = replace(waits, headline="waits for a warm server, and none is started any more.")
+    assert "none is started any more (no server of f is up); see: " in (idle.words(failed) or "")
+
+
+def pool_row(**changes: Any) -> PoolRow:
+    row = PoolRow(
+        solver="ccx", state="failed", wanted=1, starting=0, up=0, ready=0, busy=0, most=1, waiting=2, failures=6,
+        error="no such file",
+    )  # fmt: skip
+    return replace(row, **changes)
+
+
+def test_servers_that_nobody_starts_again_end_the_batch(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idling, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(linking, "ends_with_its_client", lambda pid: True)
+    daemon.servers = (pool_row(solver="other"), pool_row())
+    daemon.per_poll = 0
+    run = Run(daemon.home, inputs=2)
+    with pytest.raises(ServersFailed, match="the servers of ccx failed 6 times in a row: no such file; what waited"):
+        run.go()
+    summary = run.ledger.summary()
+    assert (states(summary), summary.stopped_early, daemon.cancelled) == (["cancelled"] * 2, True, [False])
+
+
+@pytest.mark.parametrize("servers", [(), (pool_row(state="backoff"),), (pool_row(ready=1),), (pool_row(solver="x"),)])
+def test_servers_that_may_still_come_do_not(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, servers: tuple[PoolRow, ...]
+) -> None:
+    monkeypatch.setattr(linking, "ends_with_its_client", lambda pid: True)
+    keeps_waiting(daemon, monkeypatch, servers)
+
+
+def test_with_a_daemon_that_somebody_runs_they_are_waited_for(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeps_waiting(daemon, monkeypatch, (pool_row(),))
+
+
+def keeps_waiting(daemon: Daemon, monkeypatch: pytest.MonkeyPatch, servers: tuple[PoolRow, ...]) -> None:
+    """It explains, again and again, and ends well once the jobs do."""
+    monkeypatch.setattr(idling, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(living, "_ROWS_EVERY_SECONDS", 0.0)
+    daemon.servers = servers
+
+    def poll() -> None:
+        daemon.per_poll = 1 if sum(line.startswith("explain") for line in daemon.log) > 2 else 0
+
+    daemon.on_poll = poll
+    assert states(Run(daemon.home, inputs=1).go()) == ["succeeded"]
+    assert daemon.cancelled == []
 
 
 # --- a daemon that goes away ------------------------------------------------------------------------------------------

@@ -334,8 +334,25 @@ def test_two_bad_inputs_do_not_fail_a_pool() -> None:
             story.start(job_id)
             story.server_lost(job_id)
             story.server_ended(name, "it ended with exit code 9", rule=rule)
+            if story.job(job_id).cause is None:
+                story.backoff_over(job_id)
         assert story.job(job_id).cause is Cause.POISON
-    assert (len(story.world.pool("omc").ends), story.world.pool("omc").failed) == (2, False)
+    pool = story.world.pool("omc")
+    assert (pool.killers, pool.ends, pool.failed) == ({"bad", "worse"}, [], False)
+
+
+def test_jobs_without_end_that_none_survives_fail_it_after_all() -> None:
+    story, rule = Story(), make_pool(restarts=1)
+    for n in range(21):
+        assert not story.world.pool("omc").failed
+        story.accept(f"job-{n}", WARM)
+        story.now = max(story.now, story.world.pool("omc").rests_until or 0.0)
+        name = story.start_server()
+        story.start(f"job-{n}")
+        story.server_lost(f"job-{n}")
+        story.server_ended(name, "it ended with exit code 9", rule=rule)
+    assert story.world.pool("omc").failed
+    assert story.world.pool("omc").rests_until == story.now + 0.1, "and never rests long over it"
 
 
 def test_the_rest_doubles_from_a_tenth_of_a_second_to_a_minute() -> None:
@@ -362,7 +379,7 @@ def test_more_ends_than_allowed_within_the_window_fail_the_pool_until_somebody_r
     assert [fail(story, rule).failed for _ in range(3)] == [False, False, True]
     pool = story.world.pool("omc")
     assert (pool.error, len(pool.ends), pool.misses) == ("it ended with exit code 3", 3, 3)
-    fleet.restart(story.world, "omc")
+    fleet.restart(story.world, make_pool(), "omc")
     assert story.world.pool("omc") == PoolFacts(last=3)
 
 

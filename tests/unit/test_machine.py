@@ -160,7 +160,7 @@ def served_for_the_third_time(story: Story) -> None:
     """Two servers died of it."""
     served(story)
     for _ in range(2):
-        story.server_lost("job")
+        story.lose_server("job")
         story.server_ended(story.job("job").current.server or "")
         story.start_server()
         story.start("job", TIMED)
@@ -243,8 +243,8 @@ EVENTS: dict[str, Callable[[str], Event]] = {
     "dispatch to none": lambda token: Dispatch("job", "job#new", "ws1", TIMED, NOON_US, "omc-7", 5.0),
     "spawned": lambda token: Spawned("job", token, ("ccx",), 77, 1, "boot", 5.0),
     "launched": lambda token: Launched("job", token, ("client",), 78, 2),
-    "server lost": lambda token: ServerLost("job", token, True, "it was ended by SIGSEGV", NOON_US),
-    "server lost unreached": lambda token: ServerLost("job", token, False, "it was gone", NOON_US),
+    "server lost": lambda token: ServerLost("job", token, True, "it was ended by SIGSEGV", 1000.0, NOON_US),
+    "server lost unreached": lambda token: ServerLost("job", token, False, "it was gone", 1000.0, NOON_US),
     "spawn failed": lambda token: SpawnFailed("job", token, "no_program", "ccx is not there", 5.0, NOON_US),
     "deadline passed": lambda token: DeadlinePassed("job", token),
     "exited": lambda token: Exited("job", token, make_facts(), NOON_US),
@@ -607,14 +607,20 @@ def test_a_process_of_the_job_takes_the_place_of_its_server_in_the_attempt() -> 
 
 
 @pytest.mark.parametrize(
-    ("reached", "cause", "code"), [(True, Cause.SERVER, "server_died"), (False, Cause.LOST, "server_gone")]
+    ("reached", "cause", "code", "rest"),
+    [(True, Cause.SERVER, "server_died", 1.0), (False, Cause.LOST, "server_gone", 0.0)],
 )
-def test_a_job_whose_server_is_gone_waits_for_another_at_its_old_place(reached: bool, cause: Cause, code: str) -> None:
+def test_a_job_whose_server_is_gone_waits_for_another_at_its_old_place(
+    reached: bool, cause: Cause, code: str, rest: float
+) -> None:
     story = in_situation(served)
     story.accept("later", WARM)
     assert story.server_lost("job", reached=reached) == []
     job = story.job("job")
-    assert (job.state, job.cause, job.code, job.message, job.backoff_seconds) == (Q, None, None, None, 0.0)
+    assert (job.state, job.cause, job.code, job.message, job.backoff_seconds) == (Q, None, None, None, rest)
+    if reached:
+        assert [place[2] for place in story.world.ready[WARM]] == ["later"], "others have their turn first"
+        story.backoff_over("job")
     assert (job.current.cause, job.current.code, job.current.message) == (cause, code, "omc-1 was ended by SIGSEGV")
     assert [place[2] for place in story.world.ready[WARM]] == ["job", "later"]
     assert story.world.used.jobs == 0
@@ -626,8 +632,21 @@ def test_three_servers_that_died_of_a_job_are_enough() -> None:
     assert story.server_lost("job") == [Publish("job")]
     job = story.job("job")
     assert (job.state, job.cause, job.code) == (F, Cause.POISON, "server_died")
-    assert job.message == "3 warm servers died of it; the last: omc-1 was ended by SIGSEGV"
+    assert job.message == "3 warm servers broke down over it; the last: omc-1 was ended by SIGSEGV"
     assert [attempt.cause for attempt in job.attempts] == [Cause.SERVER] * 3
+
+
+def test_a_job_whose_server_died_rests_longer_each_time() -> None:
+    story = Story()
+    story.accept("job", WARM)
+    rests = []
+    for _ in range(2):
+        story.start_server()
+        story.start("job")
+        story.server_lost("job")
+        rests.append(story.job("job").backoff_seconds)
+        story.backoff_over("job")
+    assert rests == [1.0, 5.0]
 
 
 def test_servers_that_never_heard_of_it_poison_nothing() -> None:
@@ -672,7 +691,10 @@ def test_lost_servers_are_not_charged_to_the_tries_a_job_has() -> None:
     for reached in (True, False, True):
         story.start_server()
         story.start("job", AT_ONCE)
-        story.server_lost("job", reached=reached)
+        if reached:
+            story.lose_server("job")
+        else:
+            story.server_lost("job", reached=False)
     for state in (Q, F):
         story.start_server()
         story.run("job", BAD, AT_ONCE)
@@ -682,7 +704,7 @@ def test_lost_servers_are_not_charged_to_the_tries_a_job_has() -> None:
 def test_a_job_that_killed_its_server_was_not_interrupted() -> None:
     story = Story()
     story.accept("job", WARM)
-    for lost in (story.lost, story.lost, story.server_lost, story.lost):
+    for lost in (story.lost, story.lost, story.lose_server, story.lost):
         story.start_server()
         story.start("job")
         lost("job")

@@ -335,7 +335,7 @@ def test_a_pool_that_failed_starts_nothing_until_it_is_restarted() -> None:
     queue(story, [WARM])
     story.now += 1e6
     assert decide(story, limits) == Plan((), None)
-    fleet.restart(story.world, "omc")
+    fleet.restart(story.world, make_pool(), "omc")
     assert starts(story, limits) == "o"
 
 

@@ -186,7 +186,7 @@ class Servers(RuleBasedStateMachine):
 
     @rule(solver=st.sampled_from(["omc", "post"]))
     def restart(self, solver: str) -> None:
-        fleet.restart(self.world, solver)
+        fleet.restart(self.world, make_pool(), solver)
         servers = [server for server in self.world.servers.values() if server.solver == solver]
         self.happen(*[Retire(server.name, "restarted", self.now) for server in servers])
 
@@ -269,7 +269,7 @@ class Servers(RuleBasedStateMachine):
     @rule(which=indices)
     def server_lost(self, which: int) -> None:
         job = pick(self.jobs(self.has_lost_its_server), which)
-        self.happen(ServerLost(job.id, job.current.token, job.current.pid is not None, "it died", self.now_us))
+        self.happen(ServerLost(job.id, job.current.token, job.current.pid is not None, "it died", self.now, self.now_us))
 
     @precondition(lambda self: self.jobs(is_staging))
     @rule(which=indices)
@@ -371,7 +371,7 @@ class Servers(RuleBasedStateMachine):
         for pool in self.limits.pools:
             self.world.set_scale(pool, None)
             if self.world.pool(pool).failed:
-                fleet.restart(self.world, pool)
+                fleet.restart(self.world, make_pool(), pool)
         for server in self.servers(ServerState.STARTING):
             self.ends(server, "it was not ready in 60 s", blameless=True)
         for _ in range(30 + 20 * len(self.world.jobs)):
@@ -403,7 +403,7 @@ class Servers(RuleBasedStateMachine):
         busy = [job for job in self.jobs(is_running) if job not in lost]
         collecting = self.jobs(is_collecting)
         for job in lost:
-            self.happen(ServerLost(job.id, job.current.token, False, "it is gone", self.now_us))
+            self.happen(ServerLost(job.id, job.current.token, False, "it is gone", self.now, self.now_us))
         for job in busy:
             if is_staging(job):
                 self.happen(Spawned(job.id, job.current.token, (), 7, 1, "boot", self.now))

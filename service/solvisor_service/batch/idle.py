@@ -20,7 +20,7 @@ class Idle:
 
     def __init__(self) -> None:
         self._look_at: float | None = None
-        self._told: set[tuple[str, str | None]] = set()
+        self._told: set[tuple[str, str, str | None]] = set()
 
     def is_due(self, view: BatchView, now: float) -> bool:
         """Whether somebody should ask now why the first queued job waits."""
@@ -37,9 +37,11 @@ class Idle:
         finding = next((finding for finding in answer.findings if finding.holds), None)
         if answer.job.state is not State.QUEUED or finding is None:
             return None
-        reason = (finding.label, finding.what)
+        reason = (answer.headline, finding.label, finding.what)
         if reason in self._told:
             return None
         self._told.add(reason)
         job = answer.job.id
-        return f"nothing of the batch runs; {job} {answer.headline} {finding.text}; see: solvisor explain {job}"
+        sentence, _, more = answer.headline.rstrip(".").partition(". ")
+        told = ". ".join(filter(None, [f"{sentence} ({finding.text})", more]))
+        return f"nothing of the batch runs; {job} {told}; see: solvisor explain {job}"

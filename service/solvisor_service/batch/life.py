@@ -13,6 +13,7 @@ import time
 from pathlib import Path, PurePath
 from typing import Final
 
+from solvisor.errors import SolvisorError
 from solvisor.model import State
 from solvisor.names import escape_name
 from solvisor.views import JobPage, JobRow, Status, Submitted
@@ -42,6 +43,12 @@ _OF_THIS_INPUT: Final = (1, 2)
 """Exit statuses of refusals that are about one input; others are about the daemon or the batch."""
 
 
+class ServersFailed(SolvisorError):
+    """The warm servers of the batch's solver failed too often, and nobody is there to start them again."""
+
+    code = "servers_failed"
+
+
 class Life:
     """Lives the batch of ``ledger`` through ``link``; results go into ``out``, if it is given."""
 
@@ -51,6 +58,7 @@ class Life:
         self._mailbox = mailbox
         self._out = out
         self._sender_fault: Exception | None = None
+        self._given_up: ServersFailed | None = None
         self._look_up_after = 0.0
 
     def run(self) -> None:
@@ -78,6 +86,8 @@ class Life:
             ledger.ended = time.monotonic()
         if self._out is not None and ledger.wish < STOP:
             self._bring(self._out)
+        if self._given_up is not None and not ledger.wish:
+            raise self._given_up
 
     def _check(self, status: Status) -> None:
         """Say what can be seen to be wrong before anything is sent."""
@@ -149,9 +159,23 @@ class Life:
                 self._look_up(batch)
             if view.over:
                 return
-            if idle.is_due(view, time.monotonic()):
+            if idle.is_due(view, time.monotonic()) and not self._gives_up(batch):
                 self._tell_why(idle)
             self._link.rest(asked + PACE_SECONDS - time.monotonic())
+
+    def _gives_up(self, batch: str) -> bool:
+        """Cancel what waits if it would wait for ever: for warm servers that nobody will start again."""
+        if not self._link.unattended or self._given_up is not None:
+            return self._given_up is not None
+        pools = self._link.ask(lambda client: client.status()).servers
+        pool = next((pool for pool in pools if pool.solver == self._ledger.solver), None)
+        if pool is None or pool.state != "failed" or pool.ready:
+            return False
+        why = f"the servers of {pool.solver} failed {pool.failures} times in a row: {pool.error}"
+        self._given_up = ServersFailed(f"{why}; what waited for them was cancelled: correct it, then run it again")
+        self._ledger.stopped = why
+        self._cancel(batch, running=False)
+        return True
 
     def _tell_why(self, idle: Idle) -> None:
         """Say what the first job waits for that is known to be queued."""

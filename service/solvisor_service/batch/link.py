@@ -81,6 +81,11 @@ class Link:
         self._lock = threading.Lock()  # over the child and over what was told
         self._told: str | None = None
 
+    @property
+    def unattended(self) -> bool:
+        """Whether the daemon is there for batches alone: no operator will mend what is wrong with it."""
+        return self._may_start
+
     def attach(self) -> Status:
         """Find the daemon, or start one.
 

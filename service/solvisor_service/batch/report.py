@@ -83,7 +83,8 @@ def sums(summary: Summary) -> str:
     if whole and summary.parallel_gain is not None and summary.parallel_gain >= 1.1:
         text += f"; {summary.parallel_gain:.1f} times as fast as one after the other"
     if summary.stopped_early:
-        text += "; stopped at the first failure"
+        failed = summary.on_error == "fail" and (summary.failed or summary.rejected)
+        text += "; stopped at the first failure" if failed else "; stopped early"
     return f"{text}; interrupted" if summary.interrupted else text
 
 

@@ -34,9 +34,11 @@ from solvisor.events import (
     Dispatch,
     Effect,
     Event,
+    Exited,
     Judged,
     ServerEnded,
     ServerEvent,
+    ServerLost,
     ServerReady,
     ServerWanted,
     Start,
@@ -46,7 +48,7 @@ from solvisor.events import (
 from solvisor.home import Home
 from solvisor.interfaces import AttemptSpec, Backend, Handle
 from solvisor.leases import Leases
-from solvisor.model import TERMINAL, Demand, Intake, Job, Limits, Retry, State
+from solvisor.model import TERMINAL, Demand, ExitFacts, Intake, Job, Limits, Report, Retry, State
 from solvisor.pool import Pool
 from solvisor.process import host
 from solvisor.runner import Runner
@@ -209,6 +211,9 @@ class Life:
             self._watcher.running(self.launched, time.monotonic() - self._began)
 
     def _apply(self, event: Event) -> None:
+        if isinstance(event, ServerLost):  # no other server for this one: it is judged by what there is
+            facts = ExitFacts(1, None, now_us(), report=Report(code="server_died", message=event.message))
+            event = Exited(event.id, event.token, facts, now_us())
         for effect in machine.apply(self._world, event):
             self._act(effect)
 

@@ -50,10 +50,13 @@ def prepare(
     Raises ``SpawnError``: ``program_missing``, ``name`` (an input that would be taken for an option), ``param``.
     """
     values = job_values(solver, name, spec, folder)
-    return expanded(solver.command, solver, name, values, environ, config_dir, script_env, primary=spec.primary)
+    return expanded(
+        "command", solver.command, solver, name, values, environ, config_dir, script_env, primary=spec.primary
+    )
 
 
 def expanded(
+    key: str,
     command: tuple[str, ...],
     solver: SolverConfig,
     name: str,
@@ -64,7 +67,10 @@ def expanded(
     *,
     primary: str = "",
 ) -> Program:
-    """A command of the solver ``name`` with ``values`` for its placeholders. Raises ``SpawnError`` as ``prepare``."""
+    """The command ``key`` of the solver ``name`` with ``values`` for its placeholders.
+
+    Raises ``SpawnError`` as ``prepare``.
+    """
     if values.get("stem", "").startswith("-") and any(element.startswith("{stem}") for element in command[1:]):
         stem = show(values["stem"])
         raise SpawnError("name", f"{stem} would be taken for an option of {name}; rename {primary} and drop it again")
@@ -78,7 +84,8 @@ def expanded(
     env.update(script_env)
     env.update((key, environ[key]) for key in environ if any(fnmatchcase(key, glob) for glob in solver.pass_env))
     env.update(own)
-    program = find_program(template.expand(command[0], {}), f"solver {name}", config_dir, env.get("PATH", os.defpath))
+    path = env.get("PATH", os.defpath)
+    program = find_program(template.expand(command[0], {}), f"solver {name}", config_dir, path, key)
     return Program((program, *arguments), env)
 
 

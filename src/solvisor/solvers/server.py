@@ -1,7 +1,8 @@
 """The kind ``server``: any program that serves on a port, talked to by a client command or by lines of JSON.
 
 Rules: nothing here knows a particular server; the operator says how it is started, how it is seen to be ready, and what
-talks to it. A server that picks its own port is believed only where a listener of its own tree has that port.
+talks to it. A server that picks its own port is believed only where a listener of its own tree has that port. One that
+knows a single port is its solver's only one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from msgspec.structs import replace
 from solvisor import probe
 from solvisor.errors import SpawnError, Unreached
 from solvisor.interfaces import AttemptSpec, Backend, Channel, Place, Program, Up, Work
-from solvisor.kinds import ServerSolver
+from solvisor.kinds import ReportedPort, ServerSolver, programs
 from solvisor.model import ExitFacts
 from solvisor.talk import Talk, TalkChannel
 
@@ -43,6 +44,7 @@ class ServerKind:
     ) -> None:
         self.host: str = solver.host
         self.wants_port = solver.port is None and solver.is_given_port
+        self._fixed_port = solver.port if isinstance(solver.port, int) else None
         self._solver = solver
         self._name = name
         self._backend = backend
@@ -52,22 +54,23 @@ class ServerKind:
 
     def program(self, place: Place) -> Program:
         """What starts a server. Blocks. Raises ``SpawnError``."""
-        return self.expanded(self._solver.start, place, place.port, {})
+        return self.expanded("start", place, place.port or self._fixed_port, {})
 
-    def expanded(self, command: tuple[str, ...], place: Place, port: int | None, values: Mapping[str, str]) -> Program:
-        """A command about the server in ``place``, or of a job for it. Raises ``SpawnError``."""
+    def expanded(self, key: str, place: Place, port: int | None, values: Mapping[str, str]) -> Program:
+        """The command ``key`` about the server in ``place``, or of a job for it. Raises ``SpawnError``."""
+        command = programs(self._solver)[key]
         own = {"host": self.host, "server_dir": place.folder, "cpus": str(self._solver.cpus)}
         if port is not None:
             own["port"] = str(port)
         program = expanded(
-            command, self._solver, self._name, {**values, **own}, self._environ, self._config_dir, self._script_env
+            key, command, self._solver, self._name, {**values, **own}, self._environ, self._config_dir, self._script_env
         )
         return program if values else replace(program, env={**program.env, "TMPDIR": place.tmp})
 
     async def connect(self, up: Up, note: Callable[[str], None]) -> Channel:
         """Return once it answered the probe of its configuration; tries until cancelled."""
-        port = up.place.port
-        if self._solver.port is not None:
+        port = up.place.port or self._fixed_port
+        if isinstance(self._solver.port, ReportedPort):
             port = await probe.until_port(self._solver.port, up, note)
         while True:
             await probe.until_ready(self._solver.ready, up, self.host, port, note)
@@ -126,9 +129,7 @@ class ServerChannel:
         if self._lines is not None:
             return await self._lines.run(work)
         values = job_values(self._solver, self._name, work.job.spec, work.folder)
-        program = await anyio.to_thread.run_sync(
-            self._kind.expanded, self._solver.command, self._up.place, self.port, values
-        )
+        program = await anyio.to_thread.run_sync(self._kind.expanded, "command", self._up.place, self.port, values)
         handle = await work.launch(program)
         return await handle.wait()
 
@@ -137,9 +138,7 @@ class ServerChannel:
         if not self._solver.quit:
             return False
         try:
-            program = await anyio.to_thread.run_sync(
-                self._kind.expanded, self._solver.quit, self._up.place, self.port, {}
-            )
+            program = await anyio.to_thread.run_sync(self._kind.expanded, "quit", self._up.place, self.port, {})
             spec = AttemptSpec(
                 token=f"{self._up.token}.{secrets.token_hex(4)}",
                 argv=program.argv,
