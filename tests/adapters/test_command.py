@@ -160,6 +160,15 @@ def test_where_a_program_is_looked_for(tmp_path: Path, echo: Path) -> None:
     assert found("echo args", environ={"PATH": "/nowhere"}, more=f'env = {{ PATH = "{tmp_path}" }}') == str(echo)
 
 
+@pytest.mark.parametrize("key", ["start", "command", "quit"])
+def test_the_missing_program_of_a_server_is_told_by_its_key(key: str, tmp_path: Path) -> None:
+    commands = {"start": ("sh",), "command": ("sh",), "quit": ("sh",)} | {key: ("/no/such/program",)}
+    solver = ServerSolver(ready=LineReady(match="up"), **commands)  # type: ignore[arg-type]  commands are no other keys
+    kind = ServerKind(solver, "x", FakeBackend(), tmp_path, {"PATH": "/bin"}, {})
+    with pytest.raises(SpawnError, match=f"install it, or correct {key}$"):
+        kind.expanded(key, Place("x-1", "/f", "/f/tmp", None), None, {})
+
+
 def test_a_missing_program_is_told_with_what_to_do(tmp_path: Path) -> None:
     assert program_fault("ccxx", tmp_path) == (
         'the program "ccxx" of solver x is not on the PATH /nowhere:/usr/bin; '

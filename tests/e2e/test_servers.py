@@ -337,19 +337,33 @@ def test_bad_inputs_in_a_row_do_not_stop_the_good_ones(home: Path, daemons: list
 
 
 def test_what_a_server_said_when_it_died_of_a_job_is_in_the_log_of_the_job(home: Path, daemons: list[Daemon]) -> None:
-    function = """
-import os, sys
-def process(job):
-    os.write(2, b"before the end\\n")
-    os._exit(4)
+    server = """
+import json, os, socket, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while True:
+    lines = listener.accept()[0].makefile("rw")
+    for line in lines:
+        if "ping" not in json.loads(line):
+            sys.exit("FATAL: mesh exploded at node 7")
+        lines.write('{"ok": true}\\n')
+        lines.flush()
 """
-    daemons.append(daemon := started(home, PYTHON, post_py=function))
-    daemon.drop("a.txt", "1")
+    config = f"""
+[solver.mesh]
+kind = "server"
+accept = ["*.mesh"]
+start = ["{sys.executable}", "{home}/mesh.py", "{{port}}"]
+ready = {{ kind = "tcp", send = "{{\\"ping\\": 1}}\\n", expect = "ok" }}
+talk = "json"
+"""
+    daemons.append(daemon := started(home, config, mesh_py=server))
+    daemon.drop("a.mesh", "x")
     manifest = daemon.wait_one()
-    assert manifest["cause"] == "poison"
-    folder = home / "failed" / manifest["id"]
-    assert "before the end" in (folder / "stderr.log").read_text()
-    assert "ended with exit code 4" in manifest["message"]
+    assert (manifest["cause"], manifest["code"]) == ("poison", "server_died")
+    log = (home / "failed" / manifest["id"] / "stderr.log").read_text()
+    assert "the warm server of this job, ended" in log
+    assert "FATAL: mesh exploded at node 7" in log
+    assert "mesh exploded" in manifest["message"]
 
 
 @needs_redis

@@ -122,7 +122,16 @@ def test_a_server_may_tell_the_port_it_picked() -> None:
     assert server(head + "port = { file = 'port' }").port == ReportedPort(file="port", match=r"(\d+)\s*$")
 
 
-@pytest.mark.parametrize("text", [CLIENT, OMC, PYTHON, '[solver.x]\ncommand = ["x"]\n'])
+def test_a_server_may_know_a_single_port() -> None:
+    table = CLIENT.replace('"{port}"]', '"6379"]', 1) + "port = 6379\n"
+    assert server(table).port == 6379
+    assert pools(table)["x"].max == 1, "of what is automatic"
+    assert pools(table + "servers = { min = 1, max = 1 }")["x"].min == 1
+    assert server(CLIENT + "port = 6379").is_given_port, "it may be told it as well"
+    assert server(table.replace("6379", "24000")).port == 24000, "beside those that are leased"
+
+
+@pytest.mark.parametrize("text", [CLIENT, CLIENT + "port = 6379\n", OMC, PYTHON, '[solver.x]\ncommand = ["x"]\n'])
 def test_show_reads_back_to_the_same_and_json_does(text: str) -> None:
     first = parse(text + "licenses = { a = 1 }\n" + LICENSES)
     shown = config.to_toml(first)
@@ -236,7 +245,13 @@ MISTAKES = {
     "a key of a table that has kinds itself": (CLIENT + "expect = 'x'", 'expect: no such key; it belongs in "ready"'),
     "no way to be ready": (
         "[solver.x]\nkind = 'server'\nstart = ['s']\ncommand = ['c']",
-        "line 1: solver.x.ready: is missing; it must be a table of keys",
+        'line 1: solver.x.ready: is missing; it must be a table of keys with kind = "tcp", "http", "line", "file" or '
+        '"zmq"; for example ready = { kind = "tcp", expect = "^Rsrv" }',
+    ),
+    "ready that is no table": (
+        SERVER.replace('{ kind = "tcp", send = "PING\\r\\n", expect = "PONG" }', "'^Rsrv'") + "talk = 'json'",
+        'line 4: solver.x.ready: "^Rsrv" is not a table of keys with kind = "tcp", "http", "line", "file" or "zmq"; '
+        "for example ready = ",
     ),
     "ready of no kind": (
         SERVER.replace('kind = "tcp", ', "") + "talk = 'json'",
@@ -299,7 +314,8 @@ MISTAKES = {
     "nothing tells the server its port": (
         CLIENT.replace('"{port}"]', '"6379"]', 1),
         'line 3: solver.x.start: nothing tells the server its port, and ready of kind "tcp" needs one: write {port} '
-        "where it takes it, or say how it tells the one it picked: port = { line = '...' }",
+        "where it takes it, say how it tells the one it picked: port = { line = '...' }, or which one it always has: "
+        "port = 6379",
     ),
     "nothing tells the server the port of its status page": (
         CLIENT.replace('"{port}"]', '"80"]', 1).replace(
@@ -345,8 +361,32 @@ MISTAKES = {
         'solver.x.port.match: "\\\\d+" has no group for the port',
     ),
     "no way at all to tell the port": (
-        CLIENT.replace('"{port}"]', '"0"]', 1) + "port = 6379",
-        "line 6: solver.x.port: 6379 is not a table of keys",
+        CLIENT.replace('"{port}"]', '"0"]', 1) + "port = 'auto'",
+        'line 6: solver.x.port: "auto" is not a table of keys or a whole number from 1024 to 65535; without this key '
+        "it is given a port as {port}; if it picks its own: port = { line = 'port ([0-9]+)' }",
+    ),
+    "a port for the privileged": (CLIENT + "port = 80", "solver.x.port: 80 is not a table of keys or a whole number"),
+    "several servers on one port": (
+        CLIENT + "port = 6379\nservers = { max = 2 }",
+        "line 7: solver.x.servers.max: 2 servers cannot share the port 6379; write 1",
+    ),
+    "several servers kept on one port": (
+        CLIENT + "port = 6379\nservers = { min = 2 }",
+        "line 7: solver.x.servers.min: 2 servers cannot share the port 6379; write 1",
+    ),
+    "two solvers on one port": (
+        CLIENT + "port = 6379\n" + CLIENT.replace("solver.x", "solver.y") + "port = 6379",
+        "line 12: solver.y.port: 6379 is the port of solver x as well; two servers cannot share one",
+    ),
+    "a port that others may be given": (
+        CLIENT + "port = 23999\n",
+        "line 6: solver.x.port: 23999 lies in [daemon] ports, so another server may be given it; choose a range without "
+        "it: they are 23600-23999",
+    ),
+    "braces that are meant so": (
+        SERVER + "command = ['awk', '{print $1}']",
+        '"{print $1}" has {print $1}, which is no placeholder here; did you mean "{port}"? (literal braces are written '
+        "{{ and }})",
     ),
     "a faulty way to tell the port": (
         CLIENT.replace('"{port}"]', '"0"]', 1) + "port = { line = '(' }",
@@ -407,7 +447,8 @@ def test_a_choice_is_told_once() -> None:
         parse("[solver.x]\nkind = 'fmu'\n[solver.y]\nkind = 'server'\nstart = ['s']\ncommand = ['c']")
     assert caught.value.problems == (
         'line 2: solver.x.kind: "fmu" is not one of "command", "server", "omc", "python"',
-        "line 3: solver.y.ready: is missing; it must be a table of keys",
+        'line 3: solver.y.ready: is missing; it must be a table of keys with kind = "tcp", "http", "line", "file" or '
+        '"zmq"; for example ready = { kind = "tcp", expect = "^Rsrv" }',
     )
 
 
