@@ -269,7 +269,8 @@ class Story:
         *,
         blameless: bool = False,
         denied: bool = False,
+        over_job: bool = False,
         rule: PoolRule | None = None,
     ) -> None:
         rules = {self.server(name).solver: rule or make_pool()}
-        fleet.apply(self.world, rules, ServerEnded(name, error, blameless, self.now, denied))
+        fleet.apply(self.world, rules, ServerEnded(name, error, blameless, self.now, denied, over_job))

@@ -156,6 +156,7 @@ VIEW: dict[str, Any] = {
     "memory_bytes": 2 << 30,
     "licenses": {},
     "tries_max": 1,
+    "tries_charged": 1,
     "cancel": False,
     "command": ["/usr/bin/ccx", "-i", "beam"],
     "attempts": [],

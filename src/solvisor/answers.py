@@ -7,16 +7,19 @@ place it will not reach soon. Cost is that of what is shown: nothing here walks 
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from typing import Any
 
-from .manifest import attempt_facts, rfc3339
+from .machine import UNCHARGED
+from .manifest import Manifest, attempt_facts, rfc3339
 from .model import (
+    LICENSE_DENIED,
     TARGETS,
     TERMINAL,
+    Attempt,
     Batch,
     Cause,
-    Check,
     Job,
     Limits,
     Pause,
@@ -26,7 +29,7 @@ from .model import (
     Settings,
     State,
 )
-from .scheduler import admit, explain, reason, reason_of_demand
+from .scheduler import admit, explain, reason, reason_of_demand, rests_in_words
 from .views import BatchView, Explanation, JobRow, JobView, Level, PoolRow, PoolState, PoolView, ServerRow, Waiting
 from .views import Pause as PauseView
 from .world import PoolFacts, World
@@ -51,10 +54,19 @@ HEADLINES = {
     "parked": "waits for a daemon that stays.",
 }
 
+REFUSED = "waits for a license that its license server refuses; it is tried again by itself."
+
+_BROKE_DOWN = (
+    "warm servers broke down over it: solvisor logs {id} shows what it said; solvisor try {solver} {input} shows "
+    "whether the input or the solver is at fault"
+)
+
 NEXT = {
     Cause.SPAWN: "mend the solver's table or its installation (solvisor doctor), then: solvisor retry {id}",
     Cause.TIMEOUT: 'give it more time (timeout = "..." in a job file or in the solver\'s table) and submit it again',
     Cause.LOST: "nothing is wrong with the job itself; run it again: solvisor retry {id}",
+    Cause.SERVER: _BROKE_DOWN,
+    Cause.POISON: _BROKE_DOWN,
     Cause.UNKILLABLE: "look at its processes; its room stays taken until they are gone",
 }
 NEXT_ELSE = "correct the input and submit it again; run it unchanged: solvisor retry {id}"
@@ -118,9 +130,12 @@ def _run_us(job: Job, state: State, now_us: int) -> int | None:
 
 
 def view(
-    world: World, limits: Limits, job: Job, settings: Settings | None, checks: tuple[Check, ...], now_us: int
+    world: World, limits: Limits, job: Job, settings: Settings | None, manifest: Manifest | None, now_us: int
 ) -> JobView:
-    """One job with all that is known; ``settings`` are those that an attempt would get now, if its solver is known."""
+    """One job with all that is known; ``settings`` are those that an attempt would get now, if its solver is known.
+
+    ``manifest`` is that of a finished one, if it can be read.
+    """
     spec = job.spec
     force = job.attempt.settings if job.attempt else settings
     return JobView(
@@ -140,8 +155,15 @@ def view(
         cancel=job.cancel,
         command=job.attempt.argv if job.attempt else (),
         attempts=tuple(map(attempt_facts, job.attempts)),
-        checks=checks,
+        tries_charged=sum(_is_charged(attempt) for attempt in job.attempts),
+        checks=manifest.checks if manifest else (),
+        result=manifest.result if manifest else None,
+        log_truncated=manifest.log_truncated if manifest else False,
     )
+
+
+def _is_charged(attempt: Attempt) -> bool:
+    return attempt.cause not in UNCHARGED and attempt.code != LICENSE_DENIED
 
 
 def explanation(world: World, limits: Limits, view: JobView, now: float, now_us: int) -> Explanation:
@@ -156,14 +178,18 @@ def explanation(world: World, limits: Limits, view: JobView, now: float, now_us:
                 headline = HEADLINES[first.label]
             elif first.reason is Reason.SERVER:
                 headline = _server_headline(_facts(world, view.solver), now)
+            elif first.label == "rest" and first.reason is Reason.LICENSE:
+                headline = REFUSED
             elif first.need is not None and first.total is not None and first.need > first.total:
                 headline = "can never start as things are."
+            elif first.reason is Reason.LICENSE and first.what in world.used.resting:
+                headline = REFUSED
             else:
                 headline = REASONS[first.reason]
             return Explanation(job=view, headline=headline, findings=findings)
         case State.RUNNING:
             left = f", at most {view.timeout_seconds:g} s" if view.timeout_seconds is not None else ", without a limit"
-            headline = f"runs: try {view.tries} of {view.tries_max}{left}."
+            headline = f"runs: {_tries(view)}{left}."
             if view.cancel:
                 headline = "is being stopped: it was cancelled."
             return Explanation(job=view, headline=headline)
@@ -174,14 +200,21 @@ def explanation(world: World, limits: Limits, view: JobView, now: float, now_us:
             return Explanation(job=view, headline=f"SUCCEEDED{seconds}.", checks=view.checks)
         case State.FAILED:
             seconds = f" after {_in_words(view.run_seconds)}" if view.run_seconds is not None else ""
-            tries = f", try {view.tries} of {max(view.tries, view.tries_max)}" if view.tries else ""
+            tries = f", {_tries(view)}" if view.tries else ""
             todo = NEXT.get(view.cause, NEXT_ELSE) if view.cause is not None else NEXT_ELSE
-            return Explanation(
-                job=view, headline=f"FAILED{seconds}{tries}", checks=view.checks, next=todo.format(id=view.id)
-            )
+            todo = todo.format(id=view.id, solver=view.solver, input=shlex.quote(view.primary))
+            return Explanation(job=view, headline=f"FAILED{seconds}{tries}", checks=view.checks, next=todo)
         case _:
             again = None if view.state is State.REJECTED else f"to run it after all: solvisor retry {view.id}"
             return Explanation(job=view, headline=view.state.value.upper(), checks=view.checks, next=again)
+
+
+def _tries(view: JobView) -> str:
+    """``try 2 of 3``; where some were not the job's fault ``try 3 (2 charged of 3)``."""
+    if view.tries == view.tries_charged:
+        return f"try {view.tries} of {max(view.tries, view.tries_max)}"
+    charged = f" ({view.tries_charged} charged of {view.tries_max})" if view.tries_charged else ""
+    return f"try {view.tries}{charged}"
 
 
 def _server_headline(facts: PoolFacts, now: float) -> str:
@@ -286,6 +319,11 @@ def server_problems(world: World, limits: Limits) -> list[str]:
     stuck = (server for server in world.servers.values() if server.stuck)
     text = "the processes of {} (pid {}) would not die; its port and licenses stay taken until they do"
     return [*problems, *(text.format(server.name, server.pid) for server in stuck)]
+
+
+def license_problems(world: World, now: float) -> list[str]:
+    """Sentences about licenses that nobody is given, for they were refused."""
+    return [f"license {rests_in_words(world, name, now)}" for name in sorted(world.used.resting)]
 
 
 def _pool_row(world: World, limits: Limits, solver: str, now: float) -> dict[str, Any]:

@@ -127,6 +127,7 @@ class Desk(Questions):
         world, limits, now = self._engine.world, self._engine.limits, now_us()
         problems = [*self._engine.trouble.values(), *filter(None, [self._inbox.trouble])]
         problems += answers.server_problems(world, limits)
+        problems += answers.license_problems(world, time.monotonic())
         wrong = len(problems) > (CHANGED in self._engine.trouble)
         health: Health = "stopping" if world.draining else "degraded" if wrong else "healthy"
         held = [world.jobs[job_id] for job_id in world.holding]

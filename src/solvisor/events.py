@@ -231,13 +231,14 @@ class ServerStuck(ServerEvent, frozen=True):
 class ServerEnded(ServerEvent, frozen=True):
     """Nothing of it is left. ``error`` says what went wrong, if it did; ``blameless``: through no fault of the solver.
 
-    ``denied``: it got no license.
+    ``denied``: it got no license. ``over_job``: it had heard of its job, which may be the reason.
     """
 
     error: str | None
     blameless: bool
     now: float
     denied: bool = False
+    over_job: bool = False
 
 
 # --- effects --------------------------------------------------------------------------------------------------------

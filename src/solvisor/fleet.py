@@ -176,7 +176,7 @@ def _ended(world: World, server: Server, event: ServerEnded, rules: dict[str, Po
     pool.error = event.error
     if pool.rests_until is not None and event.now < pool.rests_until:
         return []  # others went down with it: that is one failure
-    if server.job is not None and not event.blameless:
+    if event.over_job and server.job is not None and not event.blameless:
         # It came up and died over a job: more likely the job's fault than its own, unless no job goes well.
         pool.killers.add(server.job)
         pool.failed = pool.failed or len(pool.killers) > KILLERS_MAX

@@ -124,8 +124,11 @@ class Channel(Protocol):
 
     port: int | None
     """The TCP port it listens on, if it does."""
-    spent: str | None
-    """Why it must not have another job, if so: it is replaced then."""
+
+    @property
+    def spent(self) -> str | None:
+        """Why it must not have another job, if so: it is replaced then. Blocks: it may look at files."""
+        ...
 
     async def check(self) -> None:
         """Return once it answered. Raises ``NotReady``; the caller bounds the time."""

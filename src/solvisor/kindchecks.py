@@ -25,6 +25,7 @@ from .kinds import (
     PythonSolver,
     ReportedPort,
     RetryTable,
+    Servers,
     ServerSolver,
     SolverConfig,
     TcpReady,
@@ -183,12 +184,11 @@ def function_file(solver: PythonSolver) -> str | None:
 
 
 def _check_server(at: KeyPath, solver: ServerSolver, params: list[str], faults: Faults) -> None:
-    reports_port = isinstance(solver.port, ReportedPort) or faults.below((*at, "port"))
     has_client = bool(solver.command) or faults.below((*at, "command"))
     talks = solver.talk is not None or faults.below((*at, "talk"))
     at_start = SERVER_PLACEHOLDERS
     elsewhere = _OF_JOBS
-    if reports_port:
+    if isinstance(solver.port, ReportedPort):
         at_start = tuple(name for name in at_start if name != "port")
         elsewhere = _OF_JOBS | {"port": "with port = ... it picks its own, which nobody knows before it started"}
     check_command((*at, "start"), solver.start, '["redis-server", "--port", "{port}"]', faults)
@@ -205,12 +205,14 @@ def _check_server(at: KeyPath, solver: ServerSolver, params: list[str], faults: 
     elif not has_client and not talks:
         text = 'is missing: name the client that carries out a job, or talk = "json" for jobs that are a line of JSON'
         faults.add((*at, "command"), text)
-    if isinstance(solver.port, ReportedPort) and not faults.below((*at, "port")):
-        _check_reported_port((*at, "port"), solver.port, faults)
-    elif isinstance(solver.port, int):
-        _check_fixed_port(at, solver, faults)
-    elif not reports_port:
-        _check_given_port(at, solver, faults)
+    if not faults.below((*at, "port")):
+        match solver.port:
+            case ReportedPort() as port:
+                _check_reported_port((*at, "port"), port, faults)
+            case int() as port:
+                _check_fixed_port((*at, "servers"), port, solver.servers, faults)
+            case None:
+                _check_given_port(at, solver, faults)
     if isinstance(solver.ready, HttpReady) and not solver.ready.path.startswith("/"):
         faults.add((*at, "ready", "path"), f'{show(solver.ready.path)} does not begin with "/"')
 
@@ -233,11 +235,10 @@ def _check_given_port(at: KeyPath, solver: ServerSolver, faults: Faults) -> None
         faults.add((*at, "start"), f"{text}, {picks}, or which one it always has: port = 6379")
 
 
-def _check_fixed_port(at: KeyPath, solver: ServerSolver, faults: Faults) -> None:
-    servers = solver.servers
+def _check_fixed_port(at: KeyPath, port: int, servers: Servers, faults: Faults) -> None:
     for key, count in (("min", servers.min), ("max", 1 if servers.max == "auto" else servers.max)):
         if count > 1:
-            faults.add((*at, "servers", key), f"{count} servers cannot share the port {solver.port}; write 1")
+            faults.add((*at, key), f"{count} servers cannot share the port {port}; write 1")
 
 
 def _check_reported_port(at: KeyPath, port: ReportedPort, faults: Faults) -> None:

@@ -26,7 +26,7 @@ import structlog
 from anyio import CapacityLimiter
 
 from .errors import NotReady, PortTaken, SolvisorError, SpawnError
-from .events import Condemn, ServerEnded, ServerEvent, ServerReady, ServerSeen, ServerStuck, ServerUp
+from .events import Condemn, Retire, ServerEnded, ServerEvent, ServerReady, ServerSeen, ServerStuck, ServerUp
 from .filetext import one_line
 from .interfaces import AttemptSpec, Backend, Channel, Handle, Place, Up, WarmKind
 from .kinds import WarmSolver
@@ -84,6 +84,7 @@ class Life:
         self.channel: Channel | None = None
         self.handle: Handle | None = None
         self.answered_at = 0.0
+        self.over_job = False  # it has heard of a job that has not gone well yet
         self._solver = solver
         self._kind = kind
         self._ground = ground
@@ -115,6 +116,11 @@ class Life:
         self._ground.post(Condemn(self.name, why, time.monotonic()))
         self._asks = False
         self.end()
+
+    @property
+    def stuck(self) -> bool:
+        """Whether its processes would not die."""
+        return self._facts is not None and self._facts.unkillable
 
     @property
     def epitaph(self) -> str:
@@ -158,6 +164,11 @@ class Life:
         self.answered_at = time.monotonic()
         return None
 
+    async def spent(self) -> str | None:
+        """Why it must not have another job, if so."""
+        channel = self.channel
+        return None if channel is None else await anyio.to_thread.run_sync(lambda: channel.spent)
+
     async def weigh(self) -> None:
         """Tell how much memory it holds."""
         if sys.platform != "win32" and self.handle is not None:
@@ -175,7 +186,8 @@ class Life:
             log.exception("server.defect", server=self.name)
             end = End(f"{self.name} ended by a defect of Solvisor: {type(error).__name__}: {error}")
         error_text = None if end.error is None else one_line(printable(end.error), LONGEST_ERROR)
-        self._ground.post(ServerEnded(self.name, error_text, end.blameless or end.denied, time.monotonic(), end.denied))
+        blameless, now = end.blameless or end.denied, time.monotonic()
+        self._ground.post(ServerEnded(self.name, error_text, blameless, now, end.denied, self.over_job))
         self.ended.set()
         if error_text is None:
             log.info("server.stopped", server=self.name)
@@ -210,12 +222,15 @@ class Life:
                 return End(leases.why_none(self._kind.host), blameless=True)
             log.info("port.leased", server=self.name, port=lease.port)
         self.handle = None
+        rests = True
         try:
-            return await self._lived(lease)
+            end = await self._lived(lease)
+            rests = self.handle is not None and not end.other_port  # a port that it never had is not worn out
+            return end
         finally:
             if lease is not None:
                 log.info("port.released", server=self.name, port=lease.port)  # first: then any daemon may have it
-                leases.give_back(lease, rests=self.handle is not None)
+                leases.give_back(lease, rests=rests)
 
     async def _lived(self, lease: Lease | None) -> End:
         ground, folder = self._ground, self._ground.folder / self.name
@@ -366,6 +381,9 @@ class Life:
                 problem = await self.ask()
                 if problem is not None:
                     self.condemn(problem, its_fault=True)
+            why = await self.spent()
+            if why is not None:
+                self._ground.post(Retire(self.name, why, time.monotonic()))
 
     async def _finish(self, handle: Handle, died: anyio.Event) -> None:
         """Its own quit, SIGTERM, SIGKILL; until its processes are gone, or would not die."""

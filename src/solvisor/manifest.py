@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from . import __version__
-from .model import Attempt, Cause, Check, FileFact, Job, Retry, Source, Verdict
+from .model import Attempt, Cause, Check, FileFact, Job, Report, Retry, Source, Verdict
 
 TerminalState = Literal["succeeded", "failed", "cancelled", "rejected", "skipped"]
 
@@ -107,6 +107,7 @@ def build(job: Job, verdict: Verdict | None) -> bytes:
     last = job.attempt
     verdict = verdict or Verdict(job.cause)
     run_us = last.facts.finished_us - last.started_us if last and last.facts else None
+    report = last.facts.report if last and last.facts else None
     spec = job.spec
     manifest = Manifest(
         schema=1,
@@ -117,9 +118,7 @@ def build(job: Job, verdict: Verdict | None) -> bytes:
         source=spec.source,
         batch=spec.batch,
         key=spec.key,
-        solver=SolverFacts(spec.solver, last.settings.kind, last.settings.version, last.argv)
-        if last
-        else SolverFacts(spec.solver),
+        solver=_solver(job, report),
         state=cast(TerminalState, job.state.value),
         cause=job.cause,
         code=job.code,
@@ -138,13 +137,22 @@ def build(job: Job, verdict: Verdict | None) -> bytes:
         inputs=spec.inputs,
         outputs=verdict.outputs,
         more_outputs=verdict.more_outputs,
-        result=last.facts.report.result if last and last.facts and last.facts.report else None,
+        result=report.result if report else None,
         log_tail=verdict.log_tail,
         log_truncated=verdict.log_truncated,
         retry_of=spec.retry_of,
         solvisor_version=__version__,
     )
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def _solver(job: Job, report: Report | None) -> SolverFacts:
+    """What carried the job out knows its own version better than what was resolved before it was chosen."""
+    last = job.attempt
+    if last is None:
+        return SolverFacts(job.spec.solver)
+    version = report.version if report else None
+    return SolverFacts(job.spec.solver, last.settings.kind, version or last.settings.version, last.argv)
 
 
 def attempt_facts(attempt: Attempt) -> AttemptFacts:

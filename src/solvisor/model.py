@@ -224,13 +224,14 @@ class Report(Struct, frozen=True):
     """What a warm server said of a job, or its kind of what the job left.
 
     ``result`` is any JSON value, for the manifest. ``code`` and ``message`` are set if it failed. ``checks`` are those
-    that the kind itself made of the results.
+    that the kind itself made of the results. ``version`` is of what carried it out, where that is known.
     """
 
     result: Any = None
     code: str | None = None
     message: str | None = None
     checks: tuple[Check, ...] = ()
+    version: str | None = None
 
 
 class ExitFacts(Struct, frozen=True):

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from .clock import now_us
 from .errand import Errand
 from .errors import ServerBroken, SolvisorError, SpawnError, Unreached
-from .events import ServerEvent, ServerFree
+from .events import Retire, ServerEvent, ServerFree
 from .home import Home
 from .interfaces import Backend, Channel, WarmKind
 from .kinds import WarmSolver
@@ -73,8 +73,8 @@ class Pool:
 
     @property
     def busy(self) -> bool:
-        """Whether a server is there that can still be ended."""
-        return any(not life.ended.is_set() for life in self._lives.values())
+        """Whether a server is there, or something of it; what would not die holds up nobody."""
+        return any(not life.stuck for life in self._lives.values())
 
     # --- what the engine wants --------------------------------------------------------------------------------------
 
@@ -107,19 +107,26 @@ class Pool:
     async def carry_out(self, name: str, errand: Errand) -> ExitFacts:
         """Have a server do a job; when it was stopped, its server is gone as well.
 
-        Raises ``Unreached`` if the server was gone before it heard of it, ``ServerBroken`` if it died of it or broke
-        (then it is gone, too), ``SpawnError`` if a process of the job could not be started.
+        Raises ``Unreached`` if the server was gone before it heard of it or must not have another job, ``ServerBroken``
+        if it died of it or broke (then it is gone, too), ``SpawnError`` if a process of the job could not be started.
         """
         life = self._lives.get(name)
         if life is None:
             raise Unreached(f"{name} was gone before it heard of the job")
         async with life.turn:
+            why = await life.spent()
+            if why is not None:
+                await self._retire_spent()
+                raise Unreached(f"{name} is to be replaced: {why}")
             if life.news.is_set() or life.channel is None or life.handle is None:
                 raise Unreached(f"{name} was gone before it heard of the job")
             if errand.stopped:  # before its server heard of it
                 return ExitFacts(None, KILLED, now_us(), stopped=True)
             errand.begun(life.handle.pid)
+            life.over_job = True
             facts, error = await self._race(life, life.channel, errand)
+            went_well = facts is not None and facts.exit_code == 0
+            life.over_job = not went_well and not isinstance(error, Unreached | SpawnError)
         if errand.stopped:
             life.condemn("its job was stopped", its_fault=False)
             await life.ended.wait()
@@ -142,7 +149,15 @@ class Pool:
             raise error
         if facts is None:
             raise AssertionError(f"{name} said nothing of its job")
+        life.over_job = False
         return facts
+
+    async def _retire_spent(self) -> None:
+        """End all servers that must not have another job, once they have none: else one of them would be lent next."""
+        for life in list(self._lives.values()):
+            why = await life.spent()
+            if why is not None:
+                self._post(Retire(life.name, why, time.monotonic()))
 
     async def _race(
         self, life: Life, channel: Channel, errand: Errand
@@ -182,6 +197,6 @@ class Pool:
             problem = await life.ask()
             if problem is not None:
                 life.condemn(problem, its_fault=True)
-            if life.news.is_set():
-                return
-        self._post(ServerFree(name, served, life.channel.spent, time.monotonic()))
+        spent = await life.spent()
+        if not life.news.is_set():
+            self._post(ServerFree(name, served, spent, time.monotonic()))

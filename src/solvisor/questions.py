@@ -22,7 +22,7 @@ from .errors import Refused, SolvisorError
 from .history import Filters, History
 from .home import Home
 from .manifest import Manifest
-from .model import TARGETS, TERMINAL, Check, Job, Limits, State
+from .model import TARGETS, TERMINAL, Job, Limits, State
 from .pile import Bell
 from .views import BatchView, Explanation, JobPage, JobRow, JobView, Pools
 from .world import World
@@ -31,7 +31,10 @@ T = TypeVar("T")
 
 CANDIDATES_SHOWN = 6
 PAGE_MAX = 1000
-NO_SERVERS = "no warm server outlives its daemon"
+NO_SERVERS = (
+    "a daemon that stops ends its warm servers; those of one that was killed may still run, until the next start ends "
+    "them"
+)
 
 
 class NoSuchJob(SolvisorError):
@@ -166,13 +169,12 @@ class Questions:
     async def view(self, job: Job) -> JobView:
         """All that is known of a job."""
         job = await self._current(job)
-        checks: tuple[Check, ...] = ()
+        manifest: Manifest | None = None
         if job.id not in self._known.world.jobs:
             manifest = await anyio.to_thread.run_sync(self._manifest, job, limiter=self._looking)
-            checks = manifest.checks if manifest else ()
         config = self._known.config
         settings = config.settings(job.spec) if job.spec.solver in config.solver else None
-        return answers.view(self._known.world, self._known.limits, job, settings, checks, now_us())
+        return answers.view(self._known.world, self._known.limits, job, settings, manifest, now_us())
 
     async def explain(self, job: Job) -> Explanation:
         """Why a job is where it is."""

@@ -311,7 +311,7 @@ def _finding(world: World, limits: Limits, want: Want, now: float, now_us: int) 
         reason=want.reason,
         label=label,
         holds=not want.fits,
-        text=_in_words(want, limits) if not want.rests else _rests_in_words(world, want.what, now),
+        text=_in_words(want, limits) if not want.rests else rests_in_words(world, want.what, now),
         what=want.what,
         need=want.need,
         used=want.used,
@@ -320,7 +320,8 @@ def _finding(world: World, limits: Limits, want: Want, now: float, now_us: int) 
     )
 
 
-def _rests_in_words(world: World, license_name: str, now: float) -> str:
+def rests_in_words(world: World, license_name: str, now: float) -> str:
+    """How it stands with a license that rests because it was refused."""
     refused = world.refusals[license_name]
     if refused.trial is not None:
         return (

@@ -197,14 +197,21 @@ class _Wire(asyncio.Protocol):
 
 
 class TalkChannel:
-    """A ``Channel`` over a ``Talk``: pings, jobs as lines, quit. ``port`` is the one it listens on, if it does."""
+    """A ``Channel`` over a ``Talk``: pings, jobs as lines, quit. ``port`` is the one it listens on, if it does.
 
-    spent: str | None = None
+    ``version`` is of what carries jobs out, if that is known.
+    """
 
-    def __init__(self, talk: Talk, solver: WarmSolver, port: int | None = None) -> None:
+    def __init__(self, talk: Talk, solver: WarmSolver, port: int | None = None, version: str | None = None) -> None:
         self.port = port
         self._talk = talk
         self._solver = solver
+        self._version = version
+
+    @property
+    def spent(self) -> str | None:
+        """Nothing: it serves job after job."""
+        return None
 
     async def check(self) -> None:
         """Return once a ping was answered. Raises ``NotReady``."""
@@ -224,10 +231,10 @@ class TalkChannel:
         question = job_request(work, self._solver.params)
         if sys.platform != "win32":
             async with LogWatch((question["stdout"], question["stderr"]), self._solver.log_max) as watch:
-                facts = facts_of(await self._talk.ask(question), now_us())
+                facts = facts_of(await self._talk.ask(question), now_us(), self._version)
             cut = await watch.finish()
             return msgspec.structs.replace(facts, log_cut_bytes=cut) if cut else facts
-        return facts_of(await self._talk.ask(question), now_us())
+        return facts_of(await self._talk.ask(question), now_us(), self._version)
 
     async def quit(self) -> bool:
         """Ask it to end."""
@@ -292,8 +299,11 @@ class _Answer(Struct, frozen=True, forbid_unknown_fields=True):
     usage: _Used = _Used()
 
 
-def facts_of(answer: Mapping[str, Any], finished_us: int) -> ExitFacts:
-    """The end of a job as a server told it. Raises ``ServerBroken`` if that is not what the protocol says."""
+def facts_of(answer: Mapping[str, Any], finished_us: int, version: str | None = None) -> ExitFacts:
+    """The end of a job as a server told it; ``version`` is of what it runs.
+
+    Raises ``ServerBroken`` if that is not what the protocol says.
+    """
     try:
         said = msgspec.convert(answer, _Answer)
         msgspec.json.encode(said.result)  # as the row and the manifest will have to
@@ -309,7 +319,7 @@ def facts_of(answer: Mapping[str, Any], finished_us: int) -> ExitFacts:
         signal=None,
         finished_us=finished_us,
         usage=Usage(said.usage.cpu_user_seconds, said.usage.cpu_system_seconds, peak, "server" if peak else None),
-        report=Report(result=said.result, code=said.code, message=message),
+        report=Report(result=said.result, code=said.code, message=message, version=version),
     )
 
 

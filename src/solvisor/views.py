@@ -50,7 +50,9 @@ class JobRow(Struct, frozen=True, kw_only=True):
 class JobView(JobRow, frozen=True, kw_only=True):
     """One job with all that is known of it; a finished one has its manifest besides.
 
-    ``timeout_seconds``, ``cpus``, ``memory_bytes``, ``licenses`` and ``tries_max`` are those in force.
+    ``timeout_seconds``, ``cpus``, ``memory_bytes``, ``licenses`` and ``tries_max`` are those in force;
+    ``tries_charged`` are those of ``tries`` that count towards ``tries_max``. ``result`` and ``log_truncated`` are
+    those of the manifest.
     """
 
     kind: str
@@ -68,7 +70,10 @@ class JobView(JobRow, frozen=True, kw_only=True):
     cancel: bool
     command: tuple[str, ...]
     attempts: tuple[AttemptFacts, ...]
+    tries_charged: int = 0
     checks: tuple[Check, ...] = ()
+    result: Any = None
+    log_truncated: bool = False
 
 
 class JobPage(Struct, frozen=True):

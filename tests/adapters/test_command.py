@@ -15,12 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from solvisor import config
+from solvisor.backends.local import LocalBackend
 from solvisor.errors import ConfigError, SpawnError
-from solvisor.interfaces import Program
-from solvisor.kinds import CommandSolver
+from solvisor.interfaces import Place, Program
+from solvisor.kinds import CommandSolver, LineReady, ServerSolver
 from solvisor.model import JobSpec, Source
 from solvisor.solvers import command
 from solvisor.solvers.command import prepare, source_environment
+from solvisor.solvers.server import ServerKind
 from waiting import wait_until
 
 PARAMS = """
@@ -162,9 +164,9 @@ def test_where_a_program_is_looked_for(tmp_path: Path, echo: Path) -> None:
 
 @pytest.mark.parametrize("key", ["start", "command", "quit"])
 def test_the_missing_program_of_a_server_is_told_by_its_key(key: str, tmp_path: Path) -> None:
-    commands = {"start": ("sh",), "command": ("sh",), "quit": ("sh",)} | {key: ("/no/such/program",)}
-    solver = ServerSolver(ready=LineReady(match="up"), **commands)  # type: ignore[arg-type]  commands are no other keys
-    kind = ServerKind(solver, "x", FakeBackend(), tmp_path, {"PATH": "/bin"}, {})
+    commands: dict[str, Any] = {"start": ("sh",), "command": ("sh",), "quit": ("sh",)}
+    solver = ServerSolver(ready=LineReady(match="up"), **(commands | {key: ("/no/such/program",)}))
+    kind = ServerKind(solver, "x", LocalBackend(), tmp_path, {"PATH": "/bin"}, {})
     with pytest.raises(SpawnError, match=f"install it, or correct {key}$"):
         kind.expanded(key, Place("x-1", "/f", "/f/tmp", None), None, {})
 

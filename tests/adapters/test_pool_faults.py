@@ -202,7 +202,8 @@ async def test_a_server_that_hangs_up_on_every_talk_is_a_failure_each_time(tmp_p
         assert error is not None
         end = await pool.ended(name)
         assert end.error == f"{name}: {error}"
-        assert len(pool.world.pool("s").ends) == 1
+        known = pool.world.pool("s")
+        assert len(known.ends) + len(known.killers) == 1, "it counts"
 
 
 class GoneAfterTheProbe(ServerKind):
@@ -287,7 +288,7 @@ async def test_a_server_that_would_not_die_keeps_its_port_and_holds_up_nobody(
 
 
 async def test_a_server_that_never_gets_ready_and_would_not_die(tmp_path: Path) -> None:
-    async with undying(tmp_path, start_timeout=1.0) as (pool, signals):
+    async with undying(tmp_path, start_timeout=1.0, stop_grace=0.1) as (pool, signals):
         name = pool.start()
         await pool.news(ServerUp, name)
         signals.lost = True

@@ -267,5 +267,5 @@ async def test_without_pyzmq(bench: Servers, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "zmq", None)
     server = await bench.start()
     for what in (server.until_ready(ASK), partial(check, ASK, HOST, server.port)):
-        with anyio.fail_after(60), pytest.raises(NotReady, match=r"pip install 'solvisor\[zmq\]'"):
+        with anyio.fail_after(60), pytest.raises(NotReady, match=r'pip install "solvisor\[omc\]"'):
             await what()

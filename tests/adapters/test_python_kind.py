@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from builders import make_settings, make_spec
 from solvisor.errors import NotReady, ServerBroken, SpawnError, Unreached
@@ -150,7 +152,8 @@ async def test_what_a_function_raises_is_the_report_of_its_job(new_pool: NewPool
     work = pool.job(text="raise ValueError('bad rows')")
     facts = await channel.run(work)
     assert facts.exit_code == 1
-    assert facts.report == Report(code="ValueError", message="ValueError: bad rows")
+    version = f"sha256:{hashlib.sha256((PROGRAMS / 'worker_functions.py').read_bytes()).hexdigest()}"
+    assert facts.report == Report(code="ValueError", message="ValueError: bad rows", version=version)
     assert work.log("stderr.log").endswith("ValueError: bad rows\n")
     assert (await channel.run(pool.job(text="pass"))).exit_code == 0
 
@@ -223,6 +226,125 @@ async def test_a_log_over_its_cap_loses_its_middle_while_it_grows_and_at_the_end
     short = pool.job(lines=1)
     (short.folder / "go on").touch()
     assert (await channel.run(short)).log_cut_bytes == 0
+
+
+# --- a file that is edited --------------------------------------------------------------------------------------------
+
+
+def write(path: Path, version: int) -> None:
+    # Of each its own size: Python's cache cannot tell versions of one size and second apart.
+    path.write_text(f"def process(job):\n    return {version}  {'#' * version}\n")
+
+
+def at_second_zero(path: Path) -> None:
+    """The same time for every version of a file."""
+    os.utime(path, ns=(0, 0))
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    """A file with a function that returns 1."""
+    path = tmp_path / "post.py"
+    write(path, 1)
+    return path
+
+
+async def result(pool: Pool, channel: Channel) -> Any:
+    facts = await channel.run(pool.job())
+    assert facts.report is not None
+    return facts.report.result
+
+
+async def test_a_worker_is_spent_once_its_file_was_changed(code: Path, new_pool: NewPool) -> None:
+    pool = new_pool(call=f"{code}:process")
+    old = await pool.ready()
+    assert [await result(pool, old), old.spent] == [1, None]
+    write(code, 2)
+    with capture_logs() as logs:
+        assert [old.spent, old.spent] == [f"{code} was changed"] * 2
+    (told,) = logs
+    assert (told["event"], told["server"], told["file"]) == ("server.outdated", "post-0", str(code))
+    assert await result(pool, old) == 1, "it has what it imported"
+    new = await pool.ready()
+    assert [await result(pool, new), new.spent] == [2, None]
+    code.unlink()
+    assert old.spent is not None, "once is for ever"
+
+
+@pytest.mark.parametrize("how", ["size", "time", "inode"])
+async def test_each_trace_of_a_change_counts(how: str, code: Path, new_pool: NewPool) -> None:
+    at_second_zero(code)
+    pool = new_pool(call=f"{code}:process")
+    channel = await pool.ready()
+    if how == "size":
+        write(code, 10)
+        at_second_zero(code)
+    elif how == "time":
+        os.utime(code, ns=(1, 1))
+    else:
+        other = code.with_name("other")
+        write(other, 1)
+        at_second_zero(other)
+        other.rename(code)
+    assert channel.spent == f"{code} was changed"
+
+
+async def test_a_change_during_the_import_is_not_missed(code: Path, new_pool: NewPool, tmp_path: Path) -> None:
+    imports, goes_on = tmp_path / "imports", tmp_path / "go on"
+    code.write_text(
+        f"import os, time\nopen({str(imports)!r}, 'w').close()\n"
+        f"while not os.path.exists({str(goes_on)!r}): time.sleep(0.01)\ndef process(job): return 1\n"
+    )
+    pool = new_pool(call=f"{code}:process")
+    up = pool.start()
+    await eventually(imports.exists, "the old code is being imported")
+    write(code, 2)
+    goes_on.touch()
+    with anyio.fail_after(20):
+        pool.channels.append(await pool.kind.connect(up, pool.notes.append))
+    assert pool.channels[0].spent == f"{code} was changed"
+
+
+async def test_a_link_is_as_new_as_what_it_leads_to(code: Path, new_pool: NewPool, tmp_path: Path) -> None:
+    link = tmp_path / "link.py"
+    link.symlink_to(code)
+    pool = new_pool(call=f"{link}:process")
+    channel = await pool.ready()
+    report = (await channel.run(pool.job())).report
+    assert report is not None
+    assert report.version == f"sha256:{hashlib.sha256(code.read_bytes()).hexdigest()}"
+    assert channel.spent is None
+    write(code, 2)
+    assert channel.spent == f"{link} was changed"
+
+
+async def test_a_file_in_the_home_of_the_user_is_watched_there(
+    code: Path, new_pool: NewPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(code.parent))
+    pool = new_pool(call="~/post.py:process")
+    channel = await pool.ready()
+    assert [await result(pool, channel), channel.spent] == [1, None]
+    write(code, 2)
+    assert channel.spent == "~/post.py was changed"
+
+
+async def test_a_file_that_is_gone_leaves_what_was_imported(code: Path, new_pool: NewPool) -> None:
+    pool = new_pool(call=f"{code}:process")
+    channel = await pool.ready()
+    code.unlink()
+    assert [channel.spent, await result(pool, channel)] == [None, 1]
+    write(code, 2)
+    assert channel.spent == f"{code} was changed"
+
+
+async def test_an_installed_module_is_not_watched(new_pool: NewPool) -> None:
+    pool = new_pool(call="json:dumps")
+    channel = await pool.ready()
+    assert channel.spent is None
+    report = (await channel.run(pool.job())).report
+    assert report is not None
+    assert (report.version, report.code) == (None, "TypeError")
 
 
 # --- starting ---------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from daemon import Daemon
+from solvisor.questions import NO_SERVERS
 from waiting import wait_until
 
 CONFIG = """
@@ -290,7 +291,7 @@ def test_what_was_can_be_asked_without_a_daemon(shell: Shell) -> None:
     for words, live in zip(verbs[1:], before[1:], strict=True):
         assert shell.run(*words) == Result(live.status, live.out, told), words
     assert [row["id"] for row in shell.json("list", "--all")["jobs"]] == [later, job]
-    assert shell.run("servers") == Result(0, "", f"{told}no warm server outlives its daemon\n")
+    assert shell.run("servers") == Result(0, "", f"{told}{NO_SERVERS}\n")
     assert shell.run("get", job, "--out", "results").status == 0
     assert (shell.folder / "results" / job / "stdout.log").read_text() == "computing\n"
     assert shell.run("show", "gone").status == 4

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from builders import BAD, NOON_US, SECOND_US, Story, make_demand, make_facts, make_intake, make_limits, make_settings
 from solvisor import answers, machine
 from solvisor.events import Accept
-from solvisor.model import TERMINAL, Batch, Cause, Job, Pause, Reason, Retry, State, Verdict
+from solvisor.manifest import Manifest
+from solvisor.model import LICENSE_DENIED, TERMINAL, Batch, Cause, Job, Pause, Reason, Retry, State, Verdict
 from solvisor.views import Explanation
 from solvisor.world import World
 
@@ -31,7 +34,7 @@ def gone(story: Story, job_id: str) -> Job:
 
 
 def explain(story: Story, job: Job) -> Explanation:
-    view = answers.view(story.world, LIMITS, job, make_settings(), (), LATER_US)
+    view = answers.view(story.world, LIMITS, job, make_settings(), None, LATER_US)
     return answers.explanation(story.world, LIMITS, view, story.now, LATER_US)
 
 
@@ -135,6 +138,37 @@ def test_headlines_of_waiting_jobs() -> None:
     assert "ann: licenses are moved; solvisor resume ccx" in found.findings[0].text
 
 
+def refuse(story: Story, job_id: str, *, times: int) -> None:
+    """The license server refuses the job a seat, so many times."""
+    for _ in range(times):
+        story.start(job_id)
+        story.exited(job_id)
+        story.judged(job_id, Verdict(Cause.EXIT, LICENSE_DENIED, "no seat is free"))
+
+
+def test_a_license_that_is_refused_is_not_said_to_be_all_right() -> None:
+    story = Story()
+    licensed = make_demand(licenses=(("orcaflex", 1),))
+    story.accept("a", licensed)
+    story.accept("b", licensed)
+    refuse(story, "a", times=1)
+    found = explain(story, story.job("a"))
+    assert found.headline == "waits for a license that its license server refuses; it is tried again by itself."
+    assert "its last try got no license (no seat is free); rests " in found.findings[0].text
+    assert explain(story, story.job("b")).headline == "starts now."
+    assert answers.license_problems(story.world, story.now) == []
+    story.backoff_over("a")
+    refuse(story, "a", times=1)
+    story.backoff_over("a")
+    refuse(story, "a", times=1)
+    found = explain(story, story.job("b"))
+    assert found.headline == answers.REFUSED
+    told = "orcaflex was refused 3 times in a row and rests 15 s more; the last time: no seat is free"
+    assert found.findings[0].text == told
+    assert answers.license_problems(story.world, story.now) == [f"license {told}"]
+    assert "rests 5 s more" in answers.license_problems(story.world, story.now + 10)[0]
+
+
 def test_headlines_of_started_and_ended_jobs() -> None:
     story = Story()
     for job_id in ("a", "b", "c"):
@@ -157,6 +191,42 @@ def test_headlines_of_started_and_ended_jobs() -> None:
     story.cancel("d")
     found = explain(story, gone(story, "d"))
     assert (found.headline, found.next) == ("CANCELLED", "to run it after all: solvisor retry d")
+
+
+def test_tries_that_are_not_charged_are_told_apart() -> None:
+    story = Story()
+    story.accept("a")
+    story.start("a")
+    story.lost("a")
+    assert explain(story, story.job("a")).headline == "starts now."
+    story.start("a", make_settings(Retry(1, (Cause.EXIT,))))
+    view = answers.view(story.world, LIMITS, story.job("a"), None, None, LATER_US)
+    assert (view.tries, view.tries_charged, view.tries_max) == (2, 1, 2)
+    assert explain(story, story.job("a")).headline == "runs: try 2 (1 charged of 2), without a limit."
+    story.exited("a")
+    story.judged("a", Verdict(Cause.CHECK, message="no"))
+    assert explain(story, gone(story, "a")).headline == "FAILED after 5.0 s, try 2 (1 charged of 2)"
+
+
+def test_what_broke_servers_is_not_to_be_corrected_blindly() -> None:
+    story = Story()
+    story.accept("a")
+    story.run("a", Verdict(Cause.POISON, "server_died", "3 warm servers broke down over it"))
+    told = explain(story, gone(story, "a")).next
+    assert told is not None
+    assert "solvisor logs a shows" in told
+    assert "solvisor try ccx beam.inp shows" in told
+    assert "correct the input" not in told
+
+
+def test_the_manifest_has_checks_result_and_whether_the_log_was_cut() -> None:
+    story = Story()
+    story.accept("a")
+    story.run("a")
+    sample = (Path(__file__).parents[1] / "data" / "manifests" / "succeeded.json").read_bytes()
+    manifest = replace(msgspec.json.decode(sample, type=Manifest), result={"peak": 1}, log_truncated=True)
+    view = answers.view(story.world, LIMITS, story.job("a"), None, manifest, LATER_US)
+    assert (view.checks, view.result, view.log_truncated) == (manifest.checks, {"peak": 1}, True)
 
 
 @pytest.mark.parametrize("cause", list(Cause))

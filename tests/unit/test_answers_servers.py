@@ -29,7 +29,7 @@ def pool(world: World, now: float = NOW) -> PoolView:
 
 
 def explained(story: Story, job_id: str) -> Explanation:
-    view = answers.view(story.world, LIMITS, story.job(job_id), make_settings(), (), NOON_US)
+    view = answers.view(story.world, LIMITS, story.job(job_id), make_settings(), None, NOON_US)
     return answers.explanation(story.world, LIMITS, view, NOW, NOON_US)
 
 

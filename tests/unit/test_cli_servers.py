@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 from cli_kit import Run, command_line
 from fake_daemon import FakeDaemon, fake_daemon, status, view
 from solvisor.model import Reason, ServerState
+from solvisor.questions import NO_SERVERS
 from solvisor.views import PoolRow, Pools, PoolView, Problem, ServerRow, Waiting
 
 JOB = "beam-1jl9v2k4a0b1c2d"
@@ -123,8 +125,14 @@ def test_where_there_are_none_it_is_said_why(fake: FakeDaemon, run: Run) -> None
     result = run("servers")
     assert (result.status, result.out) == (0, "")
     assert result.err == "no solver has warm servers; those of the kinds server, omc and python do\n"
-    fake.answers["GET", "/v1/servers"] = Pools(pools=(), note="no warm server outlives its daemon")
-    assert run("servers").err == "no warm server outlives its daemon\n"
+    fake.answers["GET", "/v1/servers"] = Pools(pools=(), note=NO_SERVERS)
+    assert run("servers").err == f"{NO_SERVERS}\n"
+    assert "those of one that was killed may still run" in NO_SERVERS
+
+
+def test_an_old_error_is_not_told_of_a_solver_whose_servers_are_up(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["GET", "/v1/servers"] = Pools(pools=(replace(POOL, error="long ago"),))
+    assert len(run("servers").lines) == 2
 
 
 @pytest.mark.parametrize("words", [["servers", "--json"], ["servers", "list", "--json"]], ids=" ".join)
@@ -152,12 +160,19 @@ def test_json_is_the_answer_as_it_is(fake: FakeDaemon, run: Run, words: list[str
             "rserve has as many servers as the configuration says: 0 to 4",
         ),
         (["recycle", "rserve"], "rserve/recycle", None, "the servers of rserve are replaced, each once it has no job"),
-        (["recycle", "rserve-2"], "rserve-2/recycle", None, "rserve-2 is replaced, each once it has no job"),
+        (["recycle", "rserve-2"], "rserve-2/recycle", None, "rserve-2 is replaced once it has no job"),
         (
             ["restart", "rserve"],
             "rserve/restart",
             None,
-            "the servers of rserve are replaced, each once it has no job; what went wrong with them is forgotten",
+            "the servers of rserve are replaced, each once it has no job; what went wrong with the servers of rserve "
+            "is forgotten",
+        ),
+        (
+            ["restart", "rserve-2"],
+            "rserve-2/restart",
+            None,
+            "rserve-2 is replaced once it has no job; what went wrong with the servers of rserve is forgotten",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -258,30 +273,91 @@ def test_status_has_a_line_for_each_solver_with_servers(fake: FakeDaemon, run: R
         replace(POOL, solver="a", ready=3, busy=1, starting=1),
         replace(EMPTY, solver="b", state="backoff", error="b-7 ended"),
         replace(EMPTY, solver="c", state="failed", error="c-7 ended"),
-        replace(EMPTY, solver="long", most=0),
+        replace(EMPTY, solver="comes", wanted=1),
+        replace(EMPTY, solver="waited", waiting=2),
+        replace(EMPTY, solver="unused", most=0, error="long ago"),
     )
     fake.answers["GET", "/v1/status"] = status(
         servers=tuple(map(line, pools)), waiting=3, waiting_for=(Waiting(Reason.SERVER, "a", 3),)
     )
     assert run("status").lines[2:] == [
-        "SERVERS  a     2 ready, 1 busy, 1 starting of 4",
-        "         b     none of 4, backoff: b-7 ended",
-        "         c     none of 4, failed",
-        "         long  none of 0",
+        "SERVERS  a       2 ready, 1 busy, 1 starting of 4",
+        "         b       none of 4, backoff: b-7 ended",
+        "         c       none of 4, failed",
+        "         comes   none of 4",
+        "         waited  none of 4",
+        "                 none now, none wanted: 1 other solver",
         "WAITING  3 server a",
     ]
+    unused = tuple(line(replace(EMPTY, solver=name)) for name in "ab")
+    fake.answers["GET", "/v1/status"] = status(servers=unused, waiting=1)
+    assert run("status").lines[2:] == ["SERVERS  none now, none wanted: 2 solvers"]
 
 
-def test_show_names_the_server_of_a_try(fake: FakeDaemon, run: Run) -> None:
-    attempt = {
+def attempt_of(**changes: Any) -> dict[str, Any]:
+    return {
         "n": 1, "token": "t", "host": "ws04", "server": "rserve-2", "port": 23601, "pid": 4711,
         "started": "2026-11-02T10:00:00.000000Z", "finished": None, "exit_code": None, "signal": None, "cause": None,
         "code": None, "message": None, "cpu_user_seconds": None, "cpu_system_seconds": None, "max_rss_bytes": None,
-        "max_rss_source": None,
+        "max_rss_source": None, **changes,
     }  # fmt: skip
+
+
+def test_show_names_the_server_of_a_try(fake: FakeDaemon, run: Run) -> None:
+    attempt = attempt_of()
     second = attempt | {"n": 2, "server": "post-1", "port": None}
     fake.know(view(attempts=[attempt, second, attempt | {"n": 3, "server": None, "port": None}]), "last")
     lines = run("show", "last").lines
-    assert "  tries      1  running  server rserve-2 port 23601" in lines
-    assert "             2  running  server post-1" in lines
+    assert "  tries      1  interrupted  server rserve-2 port 23601" in lines
+    assert "             2  interrupted  server post-1" in lines
     assert "             3  running" in lines
+    fake.know(view(attempts=[attempt], state="queued"), "last")
+    assert "  tries      1  interrupted  server rserve-2 port 23601" in run("show", "last").lines
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"cause": "server", "code": "server_died", "message": "it hung up"}, "server died"),
+        ({"cause": "lost", "code": "server_gone"}, "server gone before it began"),
+        ({"cause": "lost", "signal": 15}, "interrupted"),
+        ({"cause": "lost"}, "interrupted"),
+        ({"cause": "spawn", "finished": None}, "did not start"),
+        ({"cause": "unkillable"}, "would not die"),
+        ({"cause": "timeout", "signal": 9}, "signal 9"),
+        ({"cause": "exit", "exit_code": 3}, "exit 3"),
+    ],
+)
+def test_show_says_how_each_try_ended(fake: FakeDaemon, run: Run, changes: dict[str, Any], told: str) -> None:
+    first = attempt_of(finished="2026-11-02T10:00:02.000000Z", **changes) if "finished" not in changes else None
+    fake.know(view(attempts=[first or attempt_of(**changes), attempt_of(n=2)], tries=2, tries_charged=1), "last")
+    first_line, second_line = (text for text in run("show", "last").lines if "rserve-2" in text)
+    assert re.split("  +", first_line.strip())[:3] == ["tries", "1", told]
+    assert second_line.split()[:2] == ["2", "running"]
+
+
+@pytest.mark.parametrize(
+    ("tries", "charged", "most", "told"),
+    [(2, 2, 3, ["2 of at most 3"]), (4, 2, 3, ["4, charged 2 of at most 3"]), (2, 1, 1, [])],
+)
+def test_show_counts_only_charged_tries(
+    fake: FakeDaemon, run: Run, tries: int, charged: int, most: int, told: list[str]
+) -> None:
+    fake.know(view(tries=tries, tries_charged=charged, tries_max=most), "last")
+    lines = run("show", "last").lines
+    assert [text.split(maxsplit=1)[1] for text in lines if text.split()[0] == "tried"] == told
+
+
+def test_show_tells_the_result_and_that_the_log_was_cut(fake: FakeDaemon, run: Run) -> None:
+    fake.know(view(result={"peak": 3.5, "word": "a\x1bb"}, log_truncated=True), "last")
+    lines = run("show", "last").lines
+    assert '  result     {"peak":3.5,"word":"a\\u001bb"}' in lines
+    assert "  log        longer than its limit: the middle of it was cut out" in lines
+    fake.know(view(result=list(range(1000))), "last")
+    (told,) = (text for text in run("show", "last").lines if text.startswith("  result"))
+    assert told.endswith(" ... (the rest is in manifest.json)")
+    assert len(told) < 400
+    fake.know(view(result=0), "last")
+    assert "  result     0" in run("show", "last").lines
+    fake.know(view(), "last")
+    assert not [text for text in run("show", "last").lines if text.split()[0] in {"result", "log"}]

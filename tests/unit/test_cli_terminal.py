@@ -74,6 +74,12 @@ class Terminal:
 
 Open = Callable[..., Terminal]
 
+LONG = "rserve-7 ended with exit code 1 (it said: " + "no license file, " * 20 + ")"
+POOL = PoolRow(
+    solver="rserve", state="backoff", wanted=1, starting=0, up=0, ready=0, busy=0, most=4, waiting=1, failures=2,
+    error=LONG,
+)  # fmt: skip
+
 
 @pytest.fixture
 def fake(tmp_path: Path) -> Iterator[FakeDaemon]:
@@ -284,3 +290,19 @@ def test_the_tables_of_a_terminal_are_piped_whole(fake: FakeDaemon, tmp_path: Pa
     assert len(lines) == 4
     assert REASON in lines[1]
     assert lines[1].split()[0] == listed(fake)[0].id
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_long_error_of_a_server_is_cut(fake: FakeDaemon, terminal: Open, columns: int) -> None:
+    fake.answers["GET", "/v1/status"] = status(servers=(POOL,), waiting=1)
+    lines = STYLE.sub("", terminal("status", columns=columns).rest()).splitlines()
+    (told,) = (line for line in lines if "rserve" in line)
+    assert told.startswith("SERVERS  rserve  none of 4, backoff: rserve-7 ended")
+    assert cell_len(told) <= columns
+    assert not [line for line in lines if line.startswith(" ") and "license" in line]
+    more = {"min": 0, "max": 4, "scale": None, "rests_seconds": 3.0, "licenses": {}, "servers": ()}
+    fake.answers["GET", "/v1/servers"] = Pools(pools=(PoolView(**msgspec.structs.asdict(POOL), **more),))
+    lines = STYLE.sub("", terminal("servers", columns=columns).rest()).splitlines()
+    told = " ".join(line.strip() for line in lines)
+    assert "..." in told
+    assert len(told) < columns + 100, "a line of the terminal, and what is said around it"

@@ -333,7 +333,7 @@ def test_two_bad_inputs_do_not_fail_a_pool() -> None:
             name = story.start_server()
             story.start(job_id)
             story.server_lost(job_id)
-            story.server_ended(name, "it ended with exit code 9", rule=rule)
+            story.server_ended(name, "it ended with exit code 9", over_job=True, rule=rule)
             if story.job(job_id).cause is None:
                 story.backoff_over(job_id)
         assert story.job(job_id).cause is Cause.POISON
@@ -350,7 +350,7 @@ def test_jobs_without_end_that_none_survives_fail_it_after_all() -> None:
         name = story.start_server()
         story.start(f"job-{n}")
         story.server_lost(f"job-{n}")
-        story.server_ended(name, "it ended with exit code 9", rule=rule)
+        story.server_ended(name, "it ended with exit code 9", over_job=True, rule=rule)
     assert story.world.pool("omc").failed
     assert story.world.pool("omc").rests_until == story.now + 0.1, "and never rests long over it"
 

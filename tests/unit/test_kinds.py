@@ -380,8 +380,8 @@ MISTAKES = {
     ),
     "a port that others may be given": (
         CLIENT + "port = 23999\n",
-        "line 6: solver.x.port: 23999 lies in [daemon] ports, so another server may be given it; choose a range without "
-        "it: they are 23600-23999",
+        "line 6: solver.x.port: 23999 lies in [daemon] ports, so another server may be given it; choose a range "
+        "without it: they are 23600-23999",
     ),
     "braces that are meant so": (
         SERVER + "command = ['awk', '{print $1}']",

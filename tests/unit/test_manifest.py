@@ -13,12 +13,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from builders import GIB, NOON_US, SECOND_US, Story, make_demand, make_facts, make_intake
 from solvisor import machine, manifest, schemas
 from solvisor.events import Accept
 from solvisor.manifest import Manifest, rfc3339
-from solvisor.model import Cause, Check, FileFact, Job, Retry, Settings, Source, Verdict
+from solvisor.model import Cause, Check, FileFact, Job, Report, Retry, Settings, Source, Verdict
 
 GOLDEN = Path(__file__).parents[1] / "data" / "manifests"
 
@@ -239,6 +240,17 @@ def test_what_never_ran_has_no_seconds_and_no_solver_but_its_name() -> None:
     assert (value["started"], value["queue_seconds"], value["run_seconds"]) == (None, None, None)
     assert value["solver"] == {"name": "ccx", "kind": None, "version": None, "command": []}
     assert value["retry"] == {"max": 2, "on": ["signal", "timeout"], "delay_seconds": 1.0}
+
+
+@pytest.mark.parametrize(("told", "version"), [("sha256:3a", "sha256:3a"), (None, "2.20")])
+def test_the_version_is_that_of_what_carried_the_job_out(told: str | None, version: str) -> None:
+    story = Story()
+    story.accept("job")
+    story.start("job", SETTINGS)
+    story.exited("job", replace(make_facts(at_us=story.now_us), report=Report(result=7, version=told)))
+    story.judged("job")
+    value = built(story.job("job"))
+    assert (value["solver"]["version"], value["result"]) == (version, 7)
 
 
 def test_more_than_a_thousand_outputs_are_listed_in_a_file_that_the_manifest_vouches_for() -> None:

@@ -106,12 +106,14 @@ def table(
     right: Collection[int] = (),
     indent: int = 0,
     wrap: int | None = None,
+    cut: bool = False,
 ) -> None:
     """Print aligned columns; strings are cleaned first. Columns that are empty all the way down are left out.
 
     The column ``wrap`` (default: the last) takes what room the terminal has left and wraps in it; where that is too
     little, the cells of a row flow over several lines, and a row that begins with an empty cell is indented. ``right``
-    are the columns that are aligned to the right.
+    are the columns that are aligned to the right. With ``cut`` that column is cut on a terminal instead of wrapped: a
+    line for each row.
     """
     from rich.text import Text
 
@@ -134,6 +136,8 @@ def table(
         widths[flexible] = room
     for row in lines:
         cells = {at: row[at] for at in filled}
+        if cut and cells[flexible].cell_len > widths[flexible]:
+            cells[flexible].truncate(widths[flexible], overflow="ellipsis")
         for piece in _wrapped(out, cells[flexible], widths[flexible]):
             _put(out, cells | {flexible: piece}, widths, right, indent)
             cells = dict.fromkeys(cells, Text())

@@ -2,11 +2,13 @@
 
 Rules: the interpreter is the operator's and need not contain Solvisor; it runs ``worker.py`` by its path, in the folder
 of its server, on a Unix socket there (where there are none: on 127.0.0.1, behind a token). The socket appears when the
-function was imported. This module does not know when servers are started or replaced.
+function was imported. A worker whose file was changed since is spent: it would run the old code beside others that run
+the new. Modules that the file imports are not watched. This module does not know when servers are started or replaced.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -15,11 +17,14 @@ from typing import Final
 
 import anyio
 import msgspec
+import structlog
 from msgspec import Struct
 
 from solvisor import probe
 from solvisor.errors import NotReady, ServerBroken, Unreached
+from solvisor.filetext import open_regular
 from solvisor.interfaces import Place, Program, Up
+from solvisor.kindchecks import function_file
 from solvisor.kinds import PythonSolver
 from solvisor.model import ExitFacts
 from solvisor.talk import Talk, TalkChannel
@@ -32,12 +37,68 @@ SOCKET: Final = "worker.sock"
 TOKEN_FILE: Final = "worker.token"  # noqa: S105  the name of a file
 UNIX_SOCKETS = sys.platform != "win32"
 
+log = structlog.get_logger()
+
 
 class _Door(Struct, frozen=True):
     """What a worker without a Unix socket tells of itself."""
 
     port: int
     token: str
+
+
+class _Code(Struct, frozen=True):
+    """The file ``path`` with the function, as it was before a worker imported it; in words it is ``name``.
+
+    ``stamp`` is its time, size and inode; ``version`` says what was in it. Neither is there of a file that was not.
+    """
+
+    name: str
+    path: Path
+    stamp: tuple[int, int, int] | None
+    version: str | None
+
+    @classmethod
+    def of(cls, name: str, path: Path) -> _Code:
+        """As it is now. Blocks."""
+        stamp = _stamp(path)  # first: a change while it is read shows
+        try:
+            with open_regular(Path(os.path.realpath(path))) as file:
+                version = f"sha256:{hashlib.sha256(file.read()).hexdigest()}"
+        except OSError:  # the worker says so when it cannot import it
+            version = None
+        return cls(name, path, stamp, version)
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether there is another file now; if it is gone, what was imported is all there is. Blocks."""
+        return _stamp(self.path) not in (None, self.stamp)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+class _WorkerChannel(TalkChannel):
+    """The way to talk to the worker ``name``, which has imported ``code``; ``None`` if that is an installed module."""
+
+    def __init__(self, talk: Talk, solver: PythonSolver, port: int | None, name: str, code: _Code | None) -> None:
+        super().__init__(talk, solver, port, code.version if code is not None else None)
+        self._name = name
+        self._code = code
+        self._spent: str | None = None
+
+    @property
+    def spent(self) -> str | None:
+        """That its file was changed. Blocks."""
+        if self._spent is None and self._code is not None and self._code.is_changed:
+            self._spent = f"{self._code.name} was changed"
+            log.info("server.outdated", server=self._name, file=str(self._code.path), text="it is replaced")
+        return self._spent
 
 
 class PythonKind:
@@ -63,9 +124,14 @@ class PythonKind:
         self._config_dir = config_dir.absolute()
         self._environ = environ
         self._script_env = script_env
+        self._file = function_file(solver)
+        self._codes: dict[str, _Code] = {}  # what the worker in a folder imports, until it is reached
 
     def program(self, place: Place) -> Program:
         """The interpreter with the worker. Raises ``SpawnError`` if there is no such interpreter."""
+        if self._file is not None:
+            path = self._config_dir / os.path.expanduser(self._file)
+            self._codes[place.folder] = _Code.of(self._file, path)
         values = {"cpus": str(self._solver.cpus), "server_dir": place.folder}
         env = server_environment(self._solver, place, values, self._environ, self._script_env)
         python = os.path.expanduser(self._solver.python)
@@ -84,12 +150,13 @@ class PythonKind:
             except (Unreached, FileNotFoundError):
                 await anyio.sleep(pause)
         note(f"{self._solver.call} was imported, but its worker does not answer")
-        channel = TalkChannel(talk, self._solver, port)
+        channel = _WorkerChannel(talk, self._solver, port, up.place.name, self._codes.get(up.place.folder))
         try:
             await channel.check()
         except BaseException:
             channel.close()
             raise
+        self._codes.pop(up.place.folder, None)
         return channel
 
     def explain(self, said: str, facts: ExitFacts) -> str | None:  # noqa: ARG002  of other kinds more is known

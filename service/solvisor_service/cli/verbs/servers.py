@@ -114,17 +114,19 @@ def _scale(arguments: argparse.Namespace) -> int:
 
 def _recycle(arguments: argparse.Namespace) -> int:
     pool = client_of(arguments).recycle(arguments.target)
-    return _done(pool, arguments, f"{_what(pool, arguments.target)} replaced, each once it has no job")
+    return _done(pool, arguments, _replaced(pool, arguments.target))
 
 
 def _restart(arguments: argparse.Namespace) -> int:
     pool = client_of(arguments).restart(arguments.target)
-    told = f"{_what(pool, arguments.target)} replaced, each once it has no job; what went wrong with them is forgotten"
+    told = f"{_replaced(pool, arguments.target)}; what went wrong with the servers of {pool.solver} is forgotten"
     return _done(pool, arguments, told)
 
 
-def _what(pool: PoolView, target: str) -> str:
-    return f"the servers of {target} are" if target == pool.solver else f"{target} is"
+def _replaced(pool: PoolView, target: str) -> str:
+    if target == pool.solver:
+        return f"the servers of {target} are replaced, each once it has no job"
+    return f"{target} is replaced once it has no job"
 
 
 def _done(pool: PoolView, arguments: argparse.Namespace, told: str) -> int:
@@ -152,8 +154,9 @@ def _show(pools: Sequence[PoolView], arguments: argparse.Namespace) -> None:
         ids = short_ids(ids)
     titles = ["SERVER", "STATE", "PORT", *(["PID"] if wide else []), "JOBS", "MEMORY", "AGE", "JOB / WHY"]
     rows = [_row(server, ids, wide=wide) for server in servers]
-    text.table(out, rows, titles=titles, right=range(2, len(titles) - 1))
-    about = [(pool, word, told) for pool in pools for word, told in _about(pool)]
+    text.table(out, rows, titles=titles, right=range(2, len(titles) - 1), cut=True)
+    most = out.width if out.is_terminal else None  # columns for what a server said
+    about = [(pool, word, told) for pool in pools for word, told in _about(pool, most)]
     lines = [(pool.solver, Text(word, _STYLES.get(word, "")), homed(told, arguments)) for pool, word, told in about]
     text.table(out, lines)
 
@@ -176,17 +179,23 @@ def _row(server: ServerRow, ids: dict[str, str], *, wide: bool) -> list[Cell]:
     ]
 
 
-def _about(pool: PoolView) -> Iterator[tuple[str, str]]:
-    """Lines about a solver's servers together: a state of theirs, if it has a name, and the words for it."""
-    from solvisor_service.cli.text import duration
+def _about(pool: PoolView, most: int | None) -> Iterator[tuple[str, str]]:
+    """Lines about a solver's servers together: a state of theirs, if it has a name, and the words for it.
 
+    Of an error at most so many characters are told.
+    """
+    from solvisor_service.cli.text import clean, duration
+
+    error = clean(pool.error or "")
+    if most is not None and len(error) > most:
+        error = f"{error[: most - 3]}..."
     again = f"solvisor servers restart {pool.solver}"
     if pool.state == "failed":
-        yield "failed", f"{pool.failures} times in a row: {pool.error}; correct it, then {again}"
+        yield "failed", f"{pool.failures} times in a row: {error}; correct it, then {again}"
     elif pool.state == "backoff":
-        yield "backoff", f"the next one starts in {duration(pool.rests_seconds or 0.0)}, after: {pool.error}"
-    elif pool.error:
-        yield "", f"the last one that failed: {pool.error}"
+        yield "backoff", f"the next one starts in {duration(pool.rests_seconds or 0.0)}, after: {error}"
+    elif error and not pool.ready:
+        yield "", f"the last one that failed: {error}"
     if pool.scale is not None:
         yield "", f"scaled to {pool.scale} until the daemon ends, or until: solvisor servers scale {pool.solver} auto"
     elif not pool.servers and pool.state == "ok":

@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from solvisor_service.client import Client
 
 _FILES_SHOWN = 20
+_RESULT_SHOWN = 300
+"""Characters of the result, which may be any JSON."""
+_ENDS = {
+    "server": "server died",
+    "lost": "interrupted",
+    "spawn": "did not start",
+    "unkillable": "would not die",
+}
+"""How a try ended, by its cause, where that says more than an exit status."""
+
 _LABEL_WIDTH = 9
 
 
@@ -71,9 +81,13 @@ def _print(job: JobView, manifest: Manifest | None) -> None:
     text.table(out, facts, indent=2)
     tries: list[list[text.Cell]] = []
     for attempt in job.attempts:
-        tries.append([labelled("" if tries else "tries", _LABEL_WIDTH), *_attempt(attempt, job.message)])
+        runs = job.state == "running" and attempt is job.attempts[-1]
+        label = labelled("" if tries else "tries", _LABEL_WIDTH)
+        tries.append([label, str(attempt.n), _end(attempt, runs=runs), *_attempt(attempt, job.message)])
     text.table(out, tries, indent=2)
     text.table(out, checks_rows(job.checks, _LABEL_WIDTH), indent=2, wrap=1)
+    more = [(labelled(label, _LABEL_WIDTH), value) for label, value in _told(job) if value]
+    text.table(out, more, indent=2)
     files = list(_files(manifest)) if manifest else []
     rows = [(labelled("" if n else "files", _LABEL_WIDTH), path, size) for n, (path, size) in enumerate(files)]
     text.table(out, rows, indent=2, right={2}, wrap=1)
@@ -107,23 +121,45 @@ def _facts(job: JobView) -> Iterator[tuple[str, str]]:
     ran = "" if job.run_seconds is None else f", ran {duration(job.run_seconds)}"
     yield "started", f"{time_of(job.started):%Y-%m-%d %H:%M:%S}" if job.started else ""
     yield "finished", f"{time_of(job.finished):%Y-%m-%d %H:%M:%S}{ran}" if job.finished else ""
-    yield "tried", f"{job.tries} of at most {job.tries_max}" if job.tries_max > 1 else ""
+    tried = f"{job.tries} of at most {job.tries_max}"
+    if job.tries != job.tries_charged:
+        tried = f"{job.tries}, charged {job.tries_charged} of at most {job.tries_max}"
+    yield "tried", tried if job.tries_max > 1 else ""
+
+
+def _told(job: JobView) -> Iterator[tuple[str, str]]:
+    """What the solver told of its result, and whether all that it printed is there."""
+    import msgspec
+
+    told = "" if job.result is None else msgspec.json.encode(job.result).decode()
+    if len(told) > _RESULT_SHOWN:
+        told = f"{told[:_RESULT_SHOWN]} ... (the rest is in manifest.json)"
+    yield "result", told
+    yield "log", "longer than its limit: the middle of it was cut out" if job.log_truncated else ""
+
+
+def _end(attempt: AttemptFacts, *, runs: bool) -> str:
+    """How a try ended; ``runs``: it is the one that runs."""
+    if attempt.code == "server_gone":
+        return "server gone before it began"
+    if attempt.cause in _ENDS:
+        return _ENDS[attempt.cause]
+    if attempt.signal is not None:
+        return f"signal {attempt.signal}"
+    if attempt.exit_code is not None:
+        return f"exit {attempt.exit_code}"
+    return "running" if runs else "interrupted"
 
 
 def _attempt(attempt: AttemptFacts, said: str | None) -> tuple[str, ...]:
-    """Columns that tell of a try; ``said`` is the message that stands above already."""
+    """Columns that tell what a try used; ``said`` is the message that stands above already."""
     from solvisor_service.cli.jobtext import time_of
     from solvisor_service.cli.text import duration, size
 
-    end = "running"
-    if attempt.finished:
-        end = f"exit {attempt.exit_code}" if attempt.signal is None else f"signal {attempt.signal}"
     seconds = (time_of(attempt.finished) - time_of(attempt.started)).total_seconds() if attempt.finished else None
     port = f" port {attempt.port}" if attempt.port is not None else ""
     user, system = attempt.cpu_user_seconds, attempt.cpu_system_seconds
     return (
-        str(attempt.n),
-        end,
         "" if seconds is None else duration(seconds),
         "" if attempt.server is None else f"server {attempt.server}{port}",
         "" if user is None or system is None else f"cpu {duration(user + system)}",

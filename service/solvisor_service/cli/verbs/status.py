@@ -69,7 +69,7 @@ def _show(status: Status, arguments: argparse.Namespace) -> None:
     block = [(Text("PROBLEM", "bold red"), homed(sentence, arguments)) for sentence in status.problems]
     block += [(Text("PAUSED ", "bold yellow"), words) for words in _pauses(status)]
     text.table(out, block)
-    text.table(out, _servers(status))
+    text.table(out, _servers(status), cut=True)
     if waits := list(_waits(status)):
         _flow(out, Text("WAITING", "bold"), waits)
     _jobs(out, Text("RUNNING", "bold"), status.running_jobs, status.running)
@@ -114,8 +114,16 @@ def _pauses(status: Status) -> Iterator[str]:
 def _servers(status: Status) -> list[tuple[Cell, ...]]:
     from rich.text import Text
 
-    head = Text("SERVERS", "bold")
-    return [(head if n == 0 else Text(), pool.solver, servers_words(pool)) for n, pool in enumerate(status.servers)]
+    used = [pool for pool in status.servers if is_used(pool)]
+    rows = [(pool.solver, servers_words(pool)) for pool in used]
+    if unused := len(status.servers) - len(used):
+        rows.append(("", f"none now, none wanted: {unused} {'other ' * bool(used)}solver{'s' * (unused > 1)}"))
+    return [(Text("SERVERS" if n == 0 else "", "bold"), *row) for n, row in enumerate(rows)]
+
+
+def is_used(pool: PoolRow) -> bool:
+    """Whether there is something to be told of a solver's warm servers: there are some, or there shall be."""
+    return bool(pool.starting or pool.up or pool.ready or pool.wanted or pool.waiting or pool.state != "ok")
 
 
 def servers_words(pool: PoolRow) -> str:
