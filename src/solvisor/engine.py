@@ -22,9 +22,10 @@ from typing import TypeVar
 import anyio
 import structlog
 from anyio.abc import TaskGroup
-from msgspec.structs import replace
 
-from . import events, fleet, machine, recovery, scheduler
+from . import fleet, machine, recovery, scheduler
+from .acceptance import Acceptance
+from .chronicle import log_accepted, log_event
 from .clock import now_us
 from .collector import COLLECTING_THREADS, Collector
 from .config import Config
@@ -48,7 +49,7 @@ from .events import (
     Stop,
     StopServer,
 )
-from .model import TARGETS, TERMINAL, Batch, Demand, Intake, Job, JobSpec, Limits, State
+from .model import TARGETS, TERMINAL, Batch, Intake, Job, Limits, State
 from .orders import Act, Orders, Stopping, Unsure
 from .pile import Bell, Pile
 from .pool import Pool
@@ -115,6 +116,7 @@ class Engine:
         self._runner = make_runner(self.post, self._pool)
         self._store_turn = anyio.CapacityLimiter(1)
         self._world = World(store.last_seq() + 1, parks=parks, parks_not=parks_not)
+        self._acceptance = Acceptance(config, self._world, store, self._in_store)
         self._events: list[Event | ServerEvent] = []
         self._orders = Orders(lambda: self._wake.set())
         self._wake = anyio.Event()
@@ -170,8 +172,7 @@ class Engine:
 
     async def batch(self, batch_id: str) -> Batch | None:
         """A batch as it is now; only within ``carry_out``."""
-        known = self._world.batches.get(batch_id)
-        return known or await self._in_store(partial(self._store.batch, batch_id))
+        return await self._acceptance.batch(batch_id)
 
     def drain(self) -> None:
         """Start nothing new; give running jobs ``stop_timeout`` to finish."""
@@ -297,7 +298,7 @@ class Engine:
                 return
             effects.extend(self._apply(event))
             if isinstance(event, Accept) and event.intake.refusal is None:
-                announcements.append(partial(_log_accepted, event))
+                announcements.append(partial(log_accepted, event))
 
         announcements += await self._orders.do(apply)
         # Time first: an end that was caused by its deadline may come in while a refused commit holds up the passes.
@@ -348,71 +349,21 @@ class Engine:
 
     def _apply(self, event: Event) -> list[Effect]:
         effects = machine.apply(self._world, event)
-        self._log_event(event)
+        log_event(event)
         return effects
 
     async def _accept(self, intakes: Sequence[Intake], apply: Callable[[Event], None]) -> None:
         for intake in intakes:
-            apply(await self._acceptance(intake))
+            apply(await self._acceptance.event(intake))
 
     async def _submit(self, intake: Intake, apply: Callable[[Event], None]) -> None:
-        acceptance = await self._acceptance(intake)
+        acceptance = await self._acceptance.event(intake)
         if acceptance.intake.refusal is not None:
             raise Refused(*acceptance.intake.refusal)
         batch = acceptance.batch
         if batch is not None and batch.closed:
             raise Refused("batch_closed", f"the batch {batch.id} is closed; open another one")
         apply(acceptance)
-
-    async def _acceptance(self, intake: Intake) -> Accept:
-        """The event that makes ``intake`` a job, with what other jobs have to do with it."""
-        spec, refusal = intake.spec, intake.refusal
-        if spec.key is not None and refusal is None:
-            other = await self._job_of_key(spec.key)
-            if other is not None:
-                again = "drop" if spec.source.via == "inbox" else "submit"
-                refusal = ("key", f"the key {spec.key!r} belongs to {other} already; {again} it with another key")
-        unmet: set[str] = set()
-        failed_dependency = None
-        if refusal is None:
-            states = await self._states(spec.after)
-            for other in spec.after:
-                state = states.get(other)
-                if state is None:
-                    again = "drop" if spec.source.via == "inbox" else "submit"
-                    text = f"after names {other!r}, and no job has that id; correct it and {again} it again"
-                    refusal = ("after", text)
-                elif state not in TERMINAL:
-                    unmet.add(other)
-                elif state is not State.SUCCEEDED:
-                    failed_dependency = other
-        if refusal is not None:
-            spec = replace(spec, key=None)
-        batch = None if spec.batch is None else await self.batch(spec.batch)
-        if batch is None and spec.batch is not None:  # an adopted claim: the power went before the batch was durable
-            spec = replace(spec, batch=None)
-        intake = replace(intake, spec=spec, refusal=refusal)
-        demand = self._demand(spec, batch)
-        return Accept(intake.id, intake, demand, frozenset(unmet), failed_dependency, now_us(), batch)
-
-    async def _job_of_key(self, key: str) -> str | None:
-        for job in self._world.changed:
-            if self._world.jobs[job].spec.key == key:
-                return job
-        return await self._in_store(partial(self._store.id_of_key, key))
-
-    async def _states(self, ids: Sequence[str]) -> dict[str, State]:
-        if not ids:
-            return {}
-        recorded = await self._in_store(partial(self._store.states, ids))
-        return recorded | {i: self._world.jobs[i].state for i in ids if i in self._world.jobs}
-
-    def _demand(self, spec: JobSpec, batch: Batch | None) -> Demand:
-        """What ``spec`` occupies; of a solver that is not configured (any more), a demand that admission refuses."""
-        demand = self.config.demand(spec) or Demand(spec.solver, 1, 0)
-        if batch is not None and batch.max_jobs is not None:
-            demand = replace(demand, batch=batch.id, batch_jobs=batch.max_jobs)
-        return demand
 
     def _dispatch(self, job: Job) -> Dispatch:
         demand = self._world.demands[job.id]
@@ -513,7 +464,7 @@ class Engine:
         self._world.pauses = {pause.solver: pause for pause in await self._in_store(self._store.pauses)}
         most = self.limits.interruptions_max
         effects, interrupted = recovery.take_up(
-            self._world, jobs, batches, self._demand, alive, most, time.monotonic(), now_us()
+            self._world, jobs, batches, self._acceptance.demand, alive, most, time.monotonic(), now_us()
         )
         for event in interrupted:
             effects += self._apply(event)
@@ -539,28 +490,3 @@ class Engine:
             for token in stuck.keys() - set(alive):
                 self.post(Gone(stuck.pop(token), token))
             await anyio.sleep(SURVIVORS_SECONDS)
-
-    def _log_event(self, event: Event) -> None:
-        match event:
-            case events.Spawned():
-                log.info("attempt.started", id=event.id, pid=event.pid)
-            case events.SpawnFailed():
-                log.warning("attempt.not_started", id=event.id, code=event.reason, message=event.message)
-            case events.Exited():
-                facts = event.facts
-                log.info("attempt.exited", id=event.id, exit_code=facts.exit_code, signal=facts.signal)
-            case events.DeadlinePassed():
-                log.warning("attempt.timeout", id=event.id)
-            case events.Lost():
-                log.warning("attempt.interrupted", id=event.id)
-            case events.ServerLost():
-                log.warning("attempt.server_lost", id=event.id, reached=event.reached, message=event.message)
-            case events.BackoffOver():
-                log.info("job.retry", id=event.id)
-            case _:
-                pass
-
-
-def _log_accepted(event: Accept) -> None:
-    spec = event.intake.spec
-    log.info("job.accepted", id=event.id, solver=spec.solver, source=spec.source.path, user=spec.user)

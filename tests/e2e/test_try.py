@@ -504,3 +504,29 @@ def test_a_trial_under_way_is_nobodys_leftover(home: Path, write: Write, pids: P
     process.terminate()
     process.communicate(timeout=60)
     assert living(pids) == []
+
+
+# --- warm servers -----------------------------------------------------------------------------------------------------
+
+REDIS = """
+[solver.redis]
+kind = "server"
+start = ["redis-server", "--port", "{port}", "--bind", "{host}", "--save", "", "--dir", "{server_dir}"]
+ready = { kind = "tcp", send = "PING\\r\\n", expect = '^\\+PONG' }
+command = ["redis-cli", "-h", "{host}", "-p", "{port}", "-x", "SET", "{stem}"]
+quit = ["redis-cli", "-h", "{host}", "-p", "{port}", "SHUTDOWN", "NOSAVE"]
+"""
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
+def test_the_programs_around_a_warm_server_are_labelled_and_told_once(tmp_path: Path, write: Write) -> None:
+    done = run(write_home(tmp_path / "home", REDIS), "redis", write("a.redis", "1\n"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    head = done.stdout.split("\n\n")[0].splitlines()
+    labels = [line.split()[0] for line in head if not line.startswith(" ")]
+    assert labels == ["solver", "server", "folder", "environment", "client", "folder", "quit"]
+    programs = {line.split()[0]: line for line in head if not line.startswith(" ")}
+    assert "redis-server --port" in programs["server"]
+    assert " SET a" in programs["client"]
+    assert "SHUTDOWN NOSAVE" in programs["quit"]
+    assert len(set(head)) == len(head), "nothing is told twice"

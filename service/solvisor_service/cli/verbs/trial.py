@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
 
+    from solvisor.config import Config
     from solvisor.interfaces import AttemptSpec
     from solvisor.manifest import Manifest
     from solvisor_service.doctor.holder import Surroundings
@@ -39,6 +40,7 @@ _FILES_SHOWN = 20
 """So many of its files are named."""
 
 _LAST_BYTES = 400
+_LABEL_WIDTH = len("environment")
 
 
 def add(verbs: Verbs) -> None:
@@ -91,7 +93,7 @@ def _try(arguments: argparse.Namespace) -> int:
             _print_json(done, around, keep)
         else:
             out = console()
-            with _Onlooker(out, console(stderr=True), order, loaded.path, around) as onlooker:
+            with _Onlooker(out, console(stderr=True), order, loaded, around) as onlooker:
                 done = trial.try_out(loaded, home, order, around, keep=keep, watcher=onlooker)
             _print_end(out, done, order, keep, arguments)
     finally:
@@ -115,14 +117,19 @@ class _Silence:
 
 
 class _Onlooker:
-    """Shows what is started, and on a terminal the last thing the solver said."""
+    """Shows what is started, and on a terminal the last thing the solver said.
 
-    def __init__(self, out: Console, errors: Console, order: Order, config: Path, around: Surroundings) -> None:
+    With a warm server several programs are: it, its clients, what asks it to end. What they have in common is told once.
+    """
+
+    def __init__(self, out: Console, errors: Console, order: Order, config: Config, around: Surroundings) -> None:
         self._out = out
         self._errors = errors
         self._order = order
         self._config = config
         self._around = around
+        self._server: AttemptSpec | None = None
+        self._told: set[tuple[str, str]] = set()
         self._status: Status | None = None
 
     def __enter__(self) -> _Onlooker:
@@ -134,20 +141,40 @@ class _Onlooker:
 
     def starting(self, spec: AttemptSpec, difference: EnvironmentDifference) -> None:
         """Print what is about to be executed."""
+        from rich.text import Text
+
         from solvisor_service.cli.text import table
 
         rows = [
-            ("solver", f"{self._order.solver}, as in {self._config}"),
-            ("command", shlex.join(spec.argv)),
+            ("solver", f"{self._order.solver}, as in {self._config.path}"),
+            (self._role(spec), shlex.join(spec.argv)),
             ("folder", spec.cwd),
             ("environment", _base(self._around)),
             *(("", line) for line in _differences(difference)),
         ]
-        table(self._out, rows)
+        new = [row for row in rows if row not in self._told]
+        self._told.update(rows)
+        if self._status is not None:
+            self._status.stop()
+        table(self._out, [(Text(label.ljust(_LABEL_WIDTH)), words) for label, words in new])
         sys.stdout.flush()
         if self._errors.is_terminal:
             self._status = self._errors.status("running")
             self._status.start()
+
+    def _role(self, spec: AttemptSpec) -> str:
+        """What a program is for: a server started anew has the folder of the first, what asks it to end its token."""
+        from solvisor.kinds import WarmSolver
+
+        if not isinstance(self._config.solver[self._order.solver], WarmSolver):
+            return "command"
+        server = self._server
+        if server is not None and spec.token.startswith(f"{server.token}."):
+            return "quit"
+        if server is None or spec.cwd == server.cwd:
+            self._server = spec
+            return "server"
+        return "client"
 
     def running(self, spec: AttemptSpec, seconds: float) -> None:
         """Show how long, and the last line of its output."""
