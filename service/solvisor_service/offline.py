@@ -34,6 +34,7 @@ from solvisor.model import TERMINAL, Demand, Limits, State
 from solvisor.pile import Bell
 from solvisor.process import host
 from solvisor.questions import Questions
+from solvisor.recovery import restore
 from solvisor.spool.reading import JobFolder
 from solvisor.world import World
 
@@ -93,7 +94,7 @@ class _Still:
             demand = config.demand(job.spec) or Demand(job.spec.solver, 1, 0)
             unmet = frozenset(job.spec.after) & open_ids if job.state is State.QUEUED else frozenset()
             batch = batches.get(job.spec.batch or "")
-            machine.restore(self.world, job, demand, unmet, time.monotonic(), batch=batch)
+            restore(self.world, job, demand, unmet, time.monotonic(), batch=batch)
         for job in jobs:
             if job.state is State.RUNNING:  # its daemon died; the next one runs it again
                 machine.apply(self.world, Lost(job.id, job.current.token, None, now_us()))

@@ -50,7 +50,7 @@ from .events import (
     Start,
     Stop,
 )
-from .model import LICENSE_DENIED, TERMINAL, Attempt, Batch, Cause, Demand, ExitFacts, Job, State, Verdict
+from .model import LICENSE_DENIED, Attempt, Cause, Demand, ExitFacts, Job, State, Verdict
 from .world import World
 
 BACKOFF_MAX_SECONDS = 300.0
@@ -484,42 +484,3 @@ HANDLERS: dict[type[Event], Callable[..., list[Effect]]] = {
     Skip: _skipped,
     Published: _published,
 }
-
-
-# --- the earlier life -----------------------------------------------------------------------------------------------
-
-
-def restore(
-    world: World,
-    job: Job,
-    demand: Demand,
-    unmet: frozenset[str],
-    now: float,
-    *,
-    alive: bool = False,
-    batch: Batch | None = None,
-) -> list[Effect]:
-    """Put a recorded job back into an empty world at start, in order of ``seq``.
-
-    A running job comes back holding its room, for the engine to send it ``Lost``, a collecting one for ``Resumed``; a
-    job that rested starts its rest anew with the seconds it still owes. ``alive``: processes of its last attempt would
-    not die, so a finished job keeps its room and its folder until they do.
-    """
-    world.demands[job.id] = demand
-    if batch is not None:
-        world.join(job, batch)
-    world.adopt(job)
-    world.next_seq = max(world.next_seq, job.seq + 1)
-    if job.state is State.RUNNING:
-        world.hold(job.id)
-    elif job.state in TERMINAL:
-        if not alive or job.cause is not Cause.UNKILLABLE:
-            return [Publish(job.id)]
-        world.hold(job.id)
-    elif unmet:
-        world.wait_for(job, unmet)
-    elif job.backoff_seconds > 0:
-        world.wait_until(job, now + job.backoff_seconds)
-    elif job.state is State.QUEUED:
-        world.enqueue(job)
-    return []

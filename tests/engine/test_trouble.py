@@ -129,6 +129,16 @@ async def test_a_defect_in_judging_one_job_is_that_jobs_alone(bench: Bench, monk
     assert succeeded["state"] == "succeeded"
 
 
+async def collect_once(bench: Bench, monkeypatch: pytest.MonkeyPatch, collect: Callable[..., Any]) -> None:
+    """A life in which the first job to end is collected by ``collect``."""
+    with anyio.fail_after(60):
+        async with bench.running() as running:
+            monkeypatch.setattr(running._collector, "collect", collect)
+            await launched(bench, 1)
+            bench.backend.handles[0].end()
+            await anyio.sleep_forever()
+
+
 async def test_a_defect_ends_the_engine_although_the_intake_waits_for_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,12 +153,8 @@ async def test_a_defect_ends_the_engine_although_the_intake_waits_for_it(
         raise RuntimeError("a defect")
 
     bench.intake_task = drops
-    with anyio.fail_after(60), pytest.raises(BaseExceptionGroup) as ended:
-        async with bench.running() as running:
-            monkeypatch.setattr(running._collector, "collect", defect)
-            await launched(bench, 1)
-            bench.backend.handles[0].end()
-            await anyio.sleep_forever()
+    with pytest.raises(BaseExceptionGroup) as ended:
+        await collect_once(bench, monkeypatch, defect)
     assert ended.group_contains(RuntimeError, match="a defect")
     assert not ended.group_contains(Stopping)
 
@@ -157,13 +163,13 @@ async def test_a_task_that_is_cancelled_by_nobody_is_a_defect(bench: Bench, monk
     async def cancelled(batch: object) -> None:
         raise asyncio.CancelledError
 
-    with anyio.fail_after(60), pytest.raises(BaseExceptionGroup) as ended:
-        async with bench.running() as running:
-            monkeypatch.setattr(running._collector, "collect", cancelled)
-            await running.accept([bench.intake()])
-            await launched(bench, 1)
-            bench.backend.handles[0].end()
-            await anyio.sleep_forever()
+    async def drop() -> None:
+        await bench.engine.accept([bench.intake()])
+        await anyio.sleep_forever()
+
+    bench.intake_task = drop
+    with pytest.raises(BaseExceptionGroup) as ended:
+        await collect_once(bench, monkeypatch, cancelled)
     assert ended.group_contains(AssertionError, match="ended before it did")
 
 

@@ -15,6 +15,7 @@ from solvisor import answers, machine
 from solvisor.events import Accept
 from solvisor.manifest import Manifest
 from solvisor.model import LICENSE_DENIED, TERMINAL, Batch, Cause, Job, Pause, Reason, Retry, State, Verdict
+from solvisor.recovery import restore
 from solvisor.views import Explanation
 from solvisor.world import World
 
@@ -382,6 +383,6 @@ def test_a_world_that_is_restored_counts_its_batches_alike() -> None:
     story.start("a")
     again = World()
     for job in story.world.jobs.values():
-        machine.restore(again, job, make_demand(), frozenset(), 0.0, batch=batch)
+        restore(again, job, make_demand(), frozenset(), 0.0, batch=batch)
     again.sanity_check()
     assert answers.batch_view(again, batch, Counter()) == answers.batch_view(story.world, batch, Counter())

@@ -20,7 +20,18 @@ from msgspec.structs import replace
 from fake_daemon import Request, explanation, fake_daemon, status
 from fake_daemon import row as job_row
 from solvisor.errors import SolvisorError
-from solvisor.views import BatchRule, BatchView, Explanation, JobPage, JobRow, Level, PoolRow, Problem, Status, Submitted
+from solvisor.views import (
+    BatchRule,
+    BatchView,
+    Explanation,
+    JobPage,
+    JobRow,
+    Level,
+    PoolRow,
+    Problem,
+    Status,
+    Submitted,
+)
 from solvisor_service.batch import conduct as conducting
 from solvisor_service.batch import idle as idling
 from solvisor_service.batch import life as living
@@ -370,9 +381,7 @@ def test_servers_that_may_still_come_do_not(
     keeps_waiting(daemon, monkeypatch, servers)
 
 
-def test_with_a_daemon_that_somebody_runs_they_are_waited_for(
-    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_a_daemon_that_somebody_runs_they_are_waited_for(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     keeps_waiting(daemon, monkeypatch, (pool_row(),))
 
 

@@ -55,6 +55,7 @@ from solvisor.events import (
 )
 from solvisor.machine import HANDLERS, TABLE
 from solvisor.model import TERMINAL, Batch, Cause, Job, Retry, ServerState, State, Verdict
+from solvisor.recovery import restore
 from solvisor.world import Queue, World
 
 RETRYING = make_settings(Retry(max=1, on=(Cause.EXIT, Cause.SPAWN, Cause.TIMEOUT), delay_seconds=10.0))
@@ -799,7 +800,7 @@ def reborn(story: Story, *, alive: bool = False) -> tuple[Story, list[events.Eff
     effects: list[events.Effect] = []
     for job in sorted(story.world.jobs.values(), key=lambda job: job.seq):
         unmet = frozenset(story.world.unmet.get(job.id, ()))
-        effects += machine.restore(after.world, job, story.world.demands[job.id], unmet, 50.0, alive=alive)
+        effects += restore(after.world, job, story.world.demands[job.id], unmet, 50.0, alive=alive)
     after.world.sanity_check()
     assert after.world.changed == {}, "coming back changes nothing"
     assert after.world.next_seq == story.world.next_seq

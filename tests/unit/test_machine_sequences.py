@@ -38,6 +38,7 @@ from solvisor.events import (
     Stop,
 )
 from solvisor.model import LICENSE_DENIED, TERMINAL, Batch, Cause, Demand, Job, Pause, Retry, Settings, State, Verdict
+from solvisor.recovery import restore
 from solvisor.world import World
 
 LIMITS = make_limits(
@@ -270,7 +271,7 @@ class Sequences(RuleBasedStateMachine):
             unmet = frozenset(job.spec.after) & open_ids if job.state is State.QUEUED else frozenset()
             alive = job.id in stuck
             batch = self.recorded.get(job.spec.batch or "")
-            self.effects += machine.restore(self.world, job, demands[job.id], unmet, self.now, alive=alive, batch=batch)
+            self.effects += restore(self.world, job, demands[job.id], unmet, self.now, alive=alive, batch=batch)
         self.world.sanity_check()
         running = self.jobs(is_running)
         self.happen(*[Lost(job.id, job.current.token, LIMITS.interruptions_max, self.now_us) for job in running])

@@ -12,6 +12,7 @@ from builders import BAD, GIB, SECOND_US, Story, make_demand, make_facts, make_l
 from solvisor import machine
 from solvisor.events import BackoffOver, DeadlinePassed
 from solvisor.model import Batch, Cause, Demand, Limits, Pause, Reason, Retry, State
+from solvisor.recovery import restore
 from solvisor.scheduler import admit, due, explain, plan
 from solvisor.views import Holder
 from solvisor.world import Place, Queue, Used, World
@@ -372,7 +373,7 @@ def test_a_life_for_new_jobs_parks_those_of_earlier_lives() -> None:
     earlier.accept("own", NARROW, batch="sweep")
     story = Story(World(next_seq=4, parks=True, parks_not="sweep"))
     for job in earlier.world.jobs.values():
-        machine.restore(story.world, job, NARROW, frozenset(), story.now, batch=own if job.spec.batch else None)
+        restore(story.world, job, NARROW, frozenset(), story.now, batch=own if job.spec.batch else None)
     story.accept("new", NARROW)
     story.accept("after old", NARROW, after=["old"])
     story.world.sanity_check()

@@ -269,7 +269,9 @@ class Servers(RuleBasedStateMachine):
     @rule(which=indices)
     def server_lost(self, which: int) -> None:
         job = pick(self.jobs(self.has_lost_its_server), which)
-        self.happen(ServerLost(job.id, job.current.token, job.current.pid is not None, "it died", self.now, self.now_us))
+        self.happen(
+            ServerLost(job.id, job.current.token, job.current.pid is not None, "it died", self.now, self.now_us)
+        )
 
     @precondition(lambda self: self.jobs(is_staging))
     @rule(which=indices)
