@@ -55,6 +55,7 @@ import contextlib
 import faulthandler
 import hmac
 import importlib
+import importlib.machinery
 import importlib.util
 import json
 import math
@@ -62,7 +63,7 @@ import secrets
 import socket
 import traceback
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, Callable, Iterator, TextIO  # noqa: UP035  Callable[...] is evaluated, and must be in 3.8
 
 try:
@@ -133,6 +134,14 @@ def find(call: str, folder: str) -> Callable[[Job], Any]:
     return _attribute(module, source, name)
 
 
+class _Source(importlib.machinery.SourceFileLoader):
+    """Reads the file itself: Python's cache cannot tell two versions of one size and second apart."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
 def _import_file(path: str) -> ModuleType:
     if not os.path.isfile(path):
         raise NoFunction(f"the file {path} is not there")
@@ -140,7 +149,7 @@ def _import_file(path: str) -> ModuleType:
     name = os.path.splitext(os.path.basename(path))[0]
     if name in sys.modules:
         name += "_of_solvisor"  # a file named like a module that is needed for itself
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_Source(name, path))
     if spec is None or spec.loader is None:
         raise NoFunction(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)

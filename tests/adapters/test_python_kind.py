@@ -466,3 +466,13 @@ def test_of_two_values_of_a_variable_the_later_counts() -> None:
 def test_a_placeholder_that_no_server_has_is_refused() -> None:
     with pytest.raises(SpawnError, match=r"env.A of a warm server cannot hold {stem}; there are {cpus}, {port}"):
         environment(env={"A": "{stem}"})
+
+
+async def test_a_change_within_a_second_that_keeps_the_size_is_seen(new_pool: NewPool, tmp_path: Path) -> None:
+    """Python's own cache would take the one for the other."""
+    code = tmp_path / "post.py"
+    pool = new_pool(call=f"{code}:process")
+    for n in (1, 2):
+        code.write_text(f"def process(job): return {n}\n")
+        os.utime(code, ns=(10**9 + n, 10**9 + n))
+        assert await result(pool, await pool.ready()) == n

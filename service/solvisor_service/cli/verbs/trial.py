@@ -119,7 +119,7 @@ class _Silence:
 class _Onlooker:
     """Shows what is started, and on a terminal the last thing the solver said.
 
-    With a warm server several programs are: it, its clients, what asks it to end. What they have in common is told once.
+    With a warm server several programs are: it, its client, what asks it to end. What they have in common is told once.
     """
 
     def __init__(self, out: Console, errors: Console, order: Order, config: Config, around: Surroundings) -> None:
