@@ -13,7 +13,7 @@ import anyio
 
 from process_kit import Attempt, Attempts
 from solvisor.backends.local import LocalBackend
-from solvisor.interfaces import Place, Up
+from solvisor.interfaces import Site, Up
 from solvisor.kinds import Ready, TcpReady
 from solvisor.probe import until_ready
 from waiting import eventually
@@ -45,7 +45,7 @@ class Server:
 
     def __init__(self, attempt: Attempt, pid: int, port: int) -> None:
         folder = str(attempt.folder)
-        place = Place("s-1", folder, folder, port)
+        place = Site("s-1", folder, folder, port)
         self.up = Up(place, attempt.spec.token, pid, attempt.spec.stdout, attempt.spec.stderr)
         self.port = port
         self.attempt = attempt

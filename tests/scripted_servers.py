@@ -10,7 +10,7 @@ import anyio
 from scripted import Bench, ScriptedHandle
 from solvisor.clock import now_us
 from solvisor.errors import NotReady
-from solvisor.interfaces import Place, Program, Up, Work
+from solvisor.interfaces import Program, Site, Up, Work
 from solvisor.model import ExitFacts
 from waiting import eventually
 
@@ -86,7 +86,7 @@ class ScriptedKind:
         """The process of the server ``name``; its ``end`` kills it."""
         return next(h for h in reversed(self._bench.backend.handles) if Path(h.spec.cwd).name == name)
 
-    def program(self, place: Place) -> Program:
+    def program(self, place: Site) -> Program:
         return Program(("/bin/true",), {})
 
     async def connect(self, up: Up, note: Callable[[str], None]) -> ScriptedChannel:

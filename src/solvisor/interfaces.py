@@ -74,7 +74,7 @@ class Backend(Protocol):
 # --- warm servers -----------------------------------------------------------------------------------------------------
 
 
-class Place(Struct, frozen=True):
+class Site(Struct, frozen=True):
     """Where a warm server is to live.
 
     ``folder`` is its own, empty, also its working folder; ``tmp`` a folder in it for ``TMPDIR``. ``port`` is leased to
@@ -97,7 +97,7 @@ class Program(Struct, frozen=True):
 class Up(Struct, frozen=True):
     """A warm server whose process exists. ``token`` is the whole ``SOLVISOR_ATTEMPT`` of its tree."""
 
-    place: Place
+    place: Site
     token: str
     pid: int
     stdout: str
@@ -160,7 +160,7 @@ class WarmKind(Protocol):
     host: str
     """The address on which they listen: a lease is tried on exactly this one."""
 
-    def program(self, place: Place) -> Program:
+    def program(self, place: Site) -> Program:
         """What starts a server. Blocks. Raises ``SpawnError``."""
         ...
 

@@ -28,7 +28,7 @@ from anyio import CapacityLimiter
 from .errors import NotReady, PortTaken, SolvisorError, SpawnError
 from .events import Condemn, Retire, ServerEnded, ServerEvent, ServerReady, ServerSeen, ServerStuck, ServerUp
 from .filetext import one_line
-from .interfaces import AttemptSpec, Backend, Channel, Handle, Place, Up, WarmKind
+from .interfaces import AttemptSpec, Backend, Channel, Handle, Site, Up, WarmKind
 from .kinds import WarmSolver
 from .lastwords import end_of, is_denied, last_words, said, says_port_taken
 from .leases import Lease, Leases
@@ -234,7 +234,7 @@ class Life:
 
     async def _lived(self, lease: Lease | None) -> End:
         ground, folder = self._ground, self._ground.folder / self.name
-        place = Place(self.name, str(folder), str(folder / "tmp"), lease.port if lease is not None else None)
+        place = Site(self.name, str(folder), str(folder / "tmp"), lease.port if lease is not None else None)
         token = f"{self.name}.{secrets.token_hex(8)}"
         try:
             spec = await anyio.to_thread.run_sync(self._prepare, place, token, limiter=ground.files)
@@ -256,7 +256,7 @@ class Life:
             await anyio.to_thread.run_sync(remove, folder, limiter=ground.files)
         return end
 
-    def _prepare(self, place: Place, token: str) -> AttemptSpec:
+    def _prepare(self, place: Site, token: str) -> AttemptSpec:
         remove(Path(place.folder))
         self._ground.folder.mkdir(mode=0o700, exist_ok=True)
         os.makedirs(place.tmp, mode=0o700)

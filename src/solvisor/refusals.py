@@ -25,7 +25,7 @@ Licenses = Collection[tuple[str, int]]
 
 
 @dataclass(slots=True)
-class Refused:
+class Standing:
     """How it stands with one license: ``count`` refusals in a row, ``rounds`` of rest so far.
 
     It rests ``until`` an instant, or ``trial`` tries it alone until then. ``message`` is what was said last.
@@ -43,9 +43,9 @@ class Refusals:
 
     def __init__(self, resting: set[str]) -> None:
         self.resting = resting
-        self._refused: dict[str, Refused] = {}
+        self._refused: dict[str, Standing] = {}
 
-    def __getitem__(self, name: str) -> Refused:
+    def __getitem__(self, name: str) -> Standing:
         return self._refused[name]
 
     def wants_trial(self, name: str) -> bool:
@@ -70,7 +70,7 @@ class Refusals:
     def refuse(self, licenses: Licenses, message: str, now: float) -> None:
         """Somebody to whom we had given these got no seat."""
         for name, _ in licenses:
-            refused = self._refused.setdefault(name, Refused())
+            refused = self._refused.setdefault(name, Standing())
             refused.count += 1
             refused.message = message
             if refused.count >= REFUSALS_MAX:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from solvisor import config
 from solvisor.backends.local import LocalBackend
 from solvisor.errors import ConfigError, SpawnError
-from solvisor.interfaces import Place, Program
+from solvisor.interfaces import Program, Site
 from solvisor.kinds import CommandSolver, LineReady, ServerSolver
 from solvisor.model import JobSpec, Source
 from solvisor.solvers import command
@@ -168,7 +168,7 @@ def test_the_missing_program_of_a_server_is_told_by_its_key(key: str, tmp_path: 
     solver = ServerSolver(ready=LineReady(match="up"), **(commands | {key: ("/no/such/program",)}))
     kind = ServerKind(solver, "x", LocalBackend(), tmp_path, {"PATH": "/bin"}, {})
     with pytest.raises(SpawnError, match=f"install it, or correct {key}$"):
-        kind.expanded(key, Place("x-1", "/f", "/f/tmp", None), None, {})
+        kind.expanded(key, Site("x-1", "/f", "/f/tmp", None), None, {})
 
 
 def test_a_missing_program_is_told_with_what_to_do(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from doubles.omc_kit import BALL, BOOM, DECAY, Lab, Task
 from solvisor.errors import NotReady, ServerBroken, SpawnError, Unreached
-from solvisor.interfaces import Channel, Place
+from solvisor.interfaces import Channel, Site
 from solvisor.kinds import OmcSolver
 from solvisor.model import ExitFacts, Report
 from solvisor.solvers.omc import OmcKind
@@ -108,7 +108,7 @@ async def test_options_are_set_or_named(lab: Lab) -> None:
 
 
 def test_the_program(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = Place("omc.1", str(lab.folder / "a"), str(lab.folder / "a" / "tmp"), None)
+    place = Site("omc.1", str(lab.folder / "a"), str(lab.folder / "a" / "tmp"), None)
     kind = lab.kind(OmcSolver(env={"TMPDIR": "/somewhere", "WHERE": "{server_dir}"}))
     program = kind.program(place)
     assert program.argv[:2] == (str(lab.folder / "bin" / "omc"), "--interactive=zmq")
@@ -116,7 +116,7 @@ def test_the_program(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     assert program.env["TMPDIR"] == place.tmp
     assert program.env["WHERE"] == place.folder
     assert program.env["USER"] == "tester"
-    other = kind.program(Place("omc.2", str(lab.folder / "b"), str(lab.folder / "b" / "tmp"), None))
+    other = kind.program(Site("omc.2", str(lab.folder / "b"), str(lab.folder / "b" / "tmp"), None))
     assert other.argv[2] != program.argv[2]
     nobody = OmcKind(OmcSolver(), "omc", lab.folder, {"PATH": str(lab.folder / "bin")}, {}, lab.folder)
     assert nobody.program(place).env["USER"]

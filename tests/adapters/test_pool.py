@@ -19,7 +19,7 @@ from probe_kit import HOST
 from process_kit import is_alive, is_gone
 from solvisor.errors import SpawnError
 from solvisor.events import ServerFree, ServerReady, ServerUp
-from solvisor.interfaces import Place, Program
+from solvisor.interfaces import Program, Site
 from solvisor.kinds import LineReady, ReportedPort
 from solvisor.life import PORT_TRIES
 from solvisor.solvers.server import ServerKind
@@ -115,7 +115,7 @@ async def test_a_server_that_picks_its_own_port_needs_no_lease(tmp_path: Path) -
 class StolenFirst(ServerKind):
     """Loses the first port between the lease and the start: somebody listens there."""
 
-    def program(self, place: Place) -> Program:
+    def program(self, place: Site) -> Program:
         if not taken:
             steal(place.port or 0)
         return super().program(place)
@@ -133,7 +133,7 @@ async def test_a_port_stolen_after_the_lease_costs_nothing_but_another_port(tmp_
 
 
 class AlwaysStolen(ServerKind):
-    def program(self, place: Place) -> Program:
+    def program(self, place: Site) -> Program:
         steal(place.port or 0)
         return super().program(place)
 
@@ -153,7 +153,7 @@ async def test_a_foreign_listener_is_not_taken_for_the_server(tmp_path: Path) ->
     """A decoy that even gives the right answer; the server itself came to life and waits for something else."""
 
     class Decoyed(ServerKind):
-        def program(self, place: Place) -> Program:
+        def program(self, place: Site) -> Program:
             if not taken:
                 steal(place.port or 0)
             return super().program(place)

@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 
 from builders import make_settings, make_spec
 from solvisor.errors import NotReady, ServerBroken, SpawnError, Unreached
-from solvisor.interfaces import Channel, Handle, Place, Program, Up, WarmKind
+from solvisor.interfaces import Channel, Handle, Program, Site, Up, WarmKind
 from solvisor.kinds import PythonSolver, Servers, WarmSolver
 from solvisor.model import Attempt, ExitFacts, FileFact, Job, Report, State
 from solvisor.params import Param
@@ -72,7 +72,7 @@ class Pool:
 
     def start(self) -> Up:
         folder = self.home / f"post-{len(self._started)}"
-        place = Place(folder.name, str(folder), str(folder / "tmp"), None)
+        place = Site(folder.name, str(folder), str(folder / "tmp"), None)
         os.makedirs(place.tmp)
         program = self.kind.program(place)
         up = Up(place, "home/token", 0, str(folder / "stdout.log"), str(folder / "stderr.log"))
@@ -418,14 +418,14 @@ def test_the_program_of_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     solver = PythonSolver(call="post.py:process", python="~/envs/python", cpus=3, env={"THREADS": "{cpus}"})
     kind = PythonKind(solver, "post", tmp_path / "conf", {"PATH": "/bin", "SECRET": "x"}, {})
     assert (kind.wants_port, kind.host) == (False, "127.0.0.1")
-    program = kind.program(Place("post-1", "/server", "/server/tmp", None))
+    program = kind.program(Site("post-1", "/server", "/server/tmp", None))
     worker = Path(python.__file__).parents[1] / "worker.py"
     call = ("--call=post.py:process", f"--folder={tmp_path}/conf", "--socket", "worker.sock")
     assert program.argv == (str(interpreter), str(worker), *call)
     assert program.env == {"PATH": "/bin", "TMPDIR": "/server/tmp", "THREADS": "3"}
     interpreter.unlink()
     with pytest.raises(SpawnError, match="of solver post cannot be found"):
-        kind.program(Place("post-1", "/server", "/server/tmp", None))
+        kind.program(Site("post-1", "/server", "/server/tmp", None))
 
 
 # --- the environment of a server --------------------------------------------------------------------------------------
@@ -437,7 +437,7 @@ class AnyServer(WarmSolver, frozen=True, kw_only=True):
     servers: Servers = Servers()
 
 
-PLACE = Place("x-1", "/server", "/server/tmp", 5000)
+PLACE = Site("x-1", "/server", "/server/tmp", 5000)
 
 
 def environment(

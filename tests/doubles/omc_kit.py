@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 
 from solvisor.clock import now_us
-from solvisor.interfaces import Channel, Place, Program, Up
+from solvisor.interfaces import Channel, Program, Site, Up
 from solvisor.kinds import OmcSolver
 from solvisor.model import ExitFacts, FileFact, Job, JobSpec, Report, Source, State
 from solvisor.solvers.omc import OmcKind
@@ -200,7 +200,7 @@ class Lab:
         name = f"omc.{len(self.servers) + 1}"
         folder = self.folder / "servers" / name
         (folder / "tmp").mkdir(parents=True)
-        place = Place(name, str(folder), str(folder / "tmp"), None)
+        place = Site(name, str(folder), str(folder / "tmp"), None)
         program = kind.program(place)
         token = f"home/{name}"
         server = Server(list(program.argv), folder, program.env | {"SOLVISOR_ATTEMPT": token})

@@ -300,7 +300,7 @@ def test_a_long_error_of_a_server_is_cut(fake: FakeDaemon, terminal: Open, colum
     assert told.startswith("SERVERS  rserve  none of 4, backoff: rserve-7 ended")
     assert cell_len(told) <= columns
     assert not [line for line in lines if line.startswith(" ") and "license" in line]
-    more = {"min": 0, "max": 4, "scale": None, "rests_seconds": 3.0, "licenses": {}, "servers": ()}
+    more: dict[str, Any] = {"min": 0, "max": 4, "scale": None, "rests_seconds": 3.0, "licenses": {}, "servers": ()}
     fake.answers["GET", "/v1/servers"] = Pools(pools=(PoolView(**msgspec.structs.asdict(POOL), **more),))
     lines = STYLE.sub("", terminal("servers", columns=columns).rest()).splitlines()
     told = " ".join(line.strip() for line in lines)

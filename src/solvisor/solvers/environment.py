@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 
 from solvisor import template
 from solvisor.errors import SpawnError
-from solvisor.interfaces import Place
+from solvisor.interfaces import Site
 from solvisor.kinds import WarmSolver
 
 from .command import BASE_ENVIRONMENT
@@ -19,7 +19,7 @@ from .command import BASE_ENVIRONMENT
 
 def server_environment(
     solver: WarmSolver,
-    place: Place,
+    place: Site,
     values: Mapping[str, str],
     environ: Mapping[str, str],
     script_env: Mapping[str, str],

@@ -19,7 +19,7 @@ from anyio import to_thread
 from msgspec.structs import replace
 
 from solvisor.filetext import WINDOW, open_regular
-from solvisor.interfaces import Place, Program, Up, Work
+from solvisor.interfaces import Program, Site, Up, Work
 from solvisor.model import ExitFacts, JobSpec, Report
 from solvisor.modeljob import ModelJob, model_job
 from solvisor.names import unescape_name
@@ -38,7 +38,7 @@ class Models:
     """What the servers of one solver share: its compiled models, and what is known of inputs."""
 
     def __init__(
-        self, cache: ModelCache, options: tuple[str, ...], environment: Callable[[Place], dict[str, str]]
+        self, cache: ModelCache, options: tuple[str, ...], environment: Callable[[Site], dict[str, str]]
     ) -> None:
         self.cache = cache
         self.options = options

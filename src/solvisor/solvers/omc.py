@@ -21,7 +21,7 @@ from solvisor import probe
 from solvisor.clock import now_us
 from solvisor.errors import NotReady, ServerBroken, SpawnError
 from solvisor.filetext import open_regular
-from solvisor.interfaces import Channel, Place, Program, Up, Work
+from solvisor.interfaces import Channel, Program, Site, Up, Work
 from solvisor.kinds import OmcSolver
 from solvisor.model import ExitFacts, Report
 from solvisor.names import printable, unescape_name
@@ -65,7 +65,7 @@ class OmcKind:
         self._script_env = script_env
         self._models = Models(ModelCache(cache_dir.absolute() / name, solver.cache), solver.options, self.environment)
 
-    def program(self, place: Place) -> Program:
+    def program(self, place: Site) -> Program:
         """What starts a server. Blocks. Raises ``SpawnError``."""
         need_zmq()
         env = self.environment(place)
@@ -74,7 +74,7 @@ class OmcKind:
         )
         return Program((omc, "--interactive=zmq", f"-z={_suffix(place)}", "--locale=C"), env)
 
-    def environment(self, place: Place) -> dict[str, str]:
+    def environment(self, place: Site) -> dict[str, str]:
         """The environment of the server in ``place`` and of the models it compiles. Raises ``SpawnError``."""
         values = {"server_dir": place.folder, "cpus": str(self._solver.cpus)}
         env = server_environment(self._solver, place, values, self._environ, self._script_env)
@@ -107,7 +107,7 @@ class OmcKind:
         return modelica.explained_end(said, facts.exit_code, facts.signal)
 
 
-def _suffix(place: Place) -> str:
+def _suffix(place: Site) -> str:
     """What the name of a server's port file ends in: no other server's does."""
     return hashlib.sha256(place.folder.encode()).hexdigest()[:16]
 

@@ -23,7 +23,7 @@ from msgspec import Struct
 from solvisor import probe
 from solvisor.errors import NotReady, ServerBroken, Unreached
 from solvisor.filetext import open_regular
-from solvisor.interfaces import Place, Program, Up
+from solvisor.interfaces import Program, Site, Up
 from solvisor.kindchecks import function_file
 from solvisor.kinds import PythonSolver
 from solvisor.model import ExitFacts
@@ -127,7 +127,7 @@ class PythonKind:
         self._file = function_file(solver)
         self._codes: dict[str, _Code] = {}  # what the worker in a folder imports, until it is reached
 
-    def program(self, place: Place) -> Program:
+    def program(self, place: Site) -> Program:
         """The interpreter with the worker. Raises ``SpawnError`` if there is no such interpreter."""
         if self._file is not None:
             path = self._config_dir / os.path.expanduser(self._file)

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from solvisor import probe
 from solvisor.errors import SpawnError, Unreached
-from solvisor.interfaces import AttemptSpec, Backend, Channel, Place, Program, Up, Work
+from solvisor.interfaces import AttemptSpec, Backend, Channel, Program, Site, Up, Work
 from solvisor.kinds import ReportedPort, ServerSolver, programs
 from solvisor.model import ExitFacts
 from solvisor.talk import Talk, TalkChannel
@@ -52,11 +52,11 @@ class ServerKind:
         self._environ = environ
         self._script_env = script_env
 
-    def program(self, place: Place) -> Program:
+    def program(self, place: Site) -> Program:
         """What starts a server. Blocks. Raises ``SpawnError``."""
         return self.expanded("start", place, place.port or self._fixed_port, {})
 
-    def expanded(self, key: str, place: Place, port: int | None, values: Mapping[str, str]) -> Program:
+    def expanded(self, key: str, place: Site, port: int | None, values: Mapping[str, str]) -> Program:
         """The command ``key`` about the server in ``place``, or of a job for it. Raises ``SpawnError``."""
         command = programs(self._solver)[key]
         own = {"host": self.host, "server_dir": place.folder, "cpus": str(self._solver.cpus)}
