@@ -32,6 +32,7 @@ from .history import History
 from .home import Home, IdMaker
 from .inbox import Inbox, Wait
 from .intake import decide
+from .kinds import ServerSolver
 from .machine import queued_members
 from .manifest import rfc3339
 from .model import TARGETS, TERMINAL, Batch, Job, JobSpec, Pause, Request, Server, State
@@ -311,6 +312,9 @@ class Desk(Questions):
             raise Refused("usage", self._without_servers(solver))
         if count is not None and not 0 <= count <= SERVERS_MAX:
             raise Refused("usage", f"count={count} is not from 0 to {SERVERS_MAX:,}; null takes the configured numbers")
+        configured = self._engine.config.solver[solver]
+        if isinstance(configured, ServerSolver) and isinstance(configured.port, int) and (count or 0) > 1:
+            raise Refused("usage", f"{solver} has one port, and so one server; ask for at most 1")
         for name, each in limits.pools[solver].licenses:
             total = limits.licenses.get(name, 0)
             if count is not None and count * each > total:

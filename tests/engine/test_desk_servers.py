@@ -16,6 +16,7 @@ from scripted_servers import CONFIG, ScriptedKind
 from solvisor.errors import Refused
 from solvisor.orders import Stopping
 from solvisor.questions import NO_SERVERS, NoSuchServer
+from solvisor.refusals import REFUSALS_MAX
 from solvisor.spool.reading import JobFolder
 from solvisor.views import Pools, PoolView
 from solvisor_service.api.app import make_app
@@ -190,6 +191,22 @@ async def test_a_number_that_cannot_be_had_is_refused(
         assert (pool(bench).scale, pool(bench).servers) == (None, ())
 
 
+async def test_one_port_is_one_server(make_bench: Callable[[str], Bench]) -> None:
+    fixed = """
+[solver.fixed]
+kind = "server"
+start = ["redis-server", "--port", "{port}"]
+port = 6379
+ready = { kind = "tcp", expect = "x" }
+command = ["redis-cli"]
+"""
+    bench = make_bench(CONFIG + fixed)
+    async with bench.running():
+        with pytest.raises(Refused, match="fixed has one port, and so one server; ask for at most 1"):
+            await bench.desk.scale("fixed", 2, None)
+        assert (await bench.desk.scale("fixed", 0, None)).scale == 0
+
+
 # --- replaced -------------------------------------------------------------------------------------------------------
 
 
@@ -306,3 +323,14 @@ async def test_a_daemon_that_stops_takes_no_orders_about_servers(bench: Bench, k
         with anyio.fail_after(20):
             await bench.stopped.wait()
         assert bench.desk.servers() == Pools(pools=(), note=NO_SERVERS)
+
+
+async def test_a_license_that_is_refused_again_and_again_is_a_problem(bench: Bench, kind: ScriptedKind) -> None:
+    async with bench.running() as engine:
+        assert bench.desk.status().problems == ()
+        for _ in range(REFUSALS_MAX):
+            engine.world.refusals.refuse([("seat", 1)], "no seat is free", time.monotonic())
+        status = bench.desk.status()
+        assert status.health == "degraded"
+        (problem,) = status.problems
+        assert problem.startswith("license seat was refused 3 times in a row and rests ")

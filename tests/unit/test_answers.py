@@ -164,6 +164,8 @@ def test_a_license_that_is_refused_is_not_said_to_be_all_right() -> None:
     refuse(story, "a", times=1)
     found = explain(story, story.job("b"))
     assert found.headline == answers.REFUSED
+    view = answers.view(story.world, LIMITS, story.job("a"), None, None, LATER_US)
+    assert (view.tries, view.tries_charged) == (3, 0)
     told = "orcaflex was refused 3 times in a row and rests 15 s more; the last time: no seat is free"
     assert found.findings[0].text == told
     assert answers.license_problems(story.world, story.now) == [f"license {told}"]

@@ -306,3 +306,13 @@ def test_a_long_error_of_a_server_is_cut(fake: FakeDaemon, terminal: Open, colum
     told = " ".join(line.strip() for line in lines)
     assert "..." in told
     assert len(told) < columns + 100, "a line of the terminal, and what is said around it"
+    server = ServerRow(
+        name="rserve-1", solver="rserve", state=ServerState.STOPPING, port=23600, pid=77, jobs=1, job=None,
+        rss_bytes=1 << 20, started="2026-11-02T10:00:00Z", ready_seconds=0.1, age_seconds=3.0, in_state_seconds=1.0,
+        why=LONG,
+    )  # fmt: skip
+    row = PoolView(**msgspec.structs.asdict(POOL) | {"state": "ok", "error": None}, **more | {"servers": (server,)})
+    fake.answers["GET", "/v1/servers"] = Pools(pools=(row,))
+    lines = STYLE.sub("", terminal("servers", columns=columns).rest()).splitlines()
+    assert [line.split()[0] for line in lines] == ["SERVER", "rserve-1", "rserve"], "one line a server"
+    assert all(cell_len(line) <= columns for line in lines)

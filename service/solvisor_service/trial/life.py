@@ -240,7 +240,8 @@ class Life:
         # Trouble of the machine is waited out, and then it starts anew; a warm server comes before its client.
         if self.launched is None or self.launched.argv != spec.argv:
             self._watcher.starting(spec, differ(spec.env, os.environ))
-        self.launched = spec
+        if self._job.state in {State.QUEUED, State.RUNNING}:  # after that only its server is asked to quit
+            self.launched = spec
 
     async def _obey_signals(self) -> None:
         """The first signal stops the solver with its grace, the next at once."""
