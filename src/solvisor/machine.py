@@ -62,8 +62,8 @@ DOUBLINGS_MAX = 60
 POISON_SERVERS = 3
 """A job that so many warm servers did not survive is given no other."""
 
-SUSPECT_SECONDS = 1.0
-"""The rest of a job whose server died, so that others go first; five times as long each time."""
+SUSPECT_SECONDS = 0.5
+"""The rest of a job whose server died, so that others go first; four times as long each time."""
 
 FIRST_DENIAL_SECONDS = 5.0
 """The rest of such a job; it doubles each time in a row."""
@@ -269,7 +269,7 @@ def _server_lost(world: World, job: Job, event: ServerLost) -> list[Effect]:
             text = f"{ended} warm servers broke down over it; the last: {event.message}" * (ended > 1) or event.message
             job = replace(job, cause=cause, code="server_died", message=text)
             return _finish(world, job, State.FAILED, event.now_us)
-        return _rest(world, job, SUSPECT_SECONDS * 5 ** (ended - 1), event.now)
+        return _rest(world, job, SUSPECT_SECONDS * 4 ** (ended - 1), event.now)
     job = replace(job, state=State.QUEUED)
     world.put(job)
     world.enqueue(job)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 REFUSALS_MAX = 3
 """So many in a row, and the license rests."""
 
-FIRST_REST_SECONDS = 15.0
+FIRST_REST_SECONDS = 5.0
 LONGEST_REST_SECONDS = 600.0
 
 TRIAL_SECONDS = 60.0

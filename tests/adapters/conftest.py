@@ -11,12 +11,17 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, LoopFactory]:
-    """The stock loop; also uvloop where it exists, for modules that say ``ON_BOTH_LOOPS = True``."""
-    factories: dict[str, LoopFactory] = {"stock": asyncio.new_event_loop}
-    if isinstance(item, pytest.Function) and getattr(item.module, "ON_BOTH_LOOPS", False):
-        try:
-            import uvloop
-        except ImportError:
-            return factories
-        factories["uvloop"] = uvloop.new_event_loop
-    return factories
+    """The stock loop; for modules that say ``LOOPS = "both"`` or ``"uvloop"`` (that of the daemon) as they say.
+
+    Where there is no uvloop, it is the stock loop for all.
+    """
+    loops = getattr(item.module, "LOOPS", "stock") if isinstance(item, pytest.Function) else "stock"
+    stock: dict[str, LoopFactory] = {"stock": asyncio.new_event_loop}
+    if loops == "stock":
+        return stock
+    try:
+        import uvloop
+    except ImportError:
+        return stock
+    fast: dict[str, LoopFactory] = {"uvloop": uvloop.new_event_loop}
+    return fast if loops == "uvloop" else stock | fast

@@ -21,7 +21,7 @@ from solvisor.talk import facts_of, job_request
 if sys.platform == "win32":
     pytest.skip("processes of Linux", allow_module_level=True)
 
-ON_BOTH_LOOPS = True
+LOOPS = "uvloop"
 
 PAGE = (Path(__file__).parents[2] / "docs" / "servers.md").read_text(encoding="utf-8")
 HEADS = {

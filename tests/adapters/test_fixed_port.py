@@ -15,7 +15,7 @@ from probe_kit import HOST, free_port
 if sys.platform == "win32":
     pytest.skip("processes of Linux", allow_module_level=True)
 
-ON_BOTH_LOOPS = True
+LOOPS = "uvloop"
 
 
 @pytest.mark.parametrize("told", [False, True])

@@ -28,7 +28,7 @@ if sys.platform == "win32":
     pytest.skip("processes of Linux", allow_module_level=True)
 
 
-ON_BOTH_LOOPS = True
+LOOPS = "both"
 
 # For a shell that the test process started; it ends with that, too.
 WAIT_FOR_GO = "until test -e go || ! kill -0 $PPID; do sleep 0.01; done"

@@ -21,7 +21,7 @@ from solvisor.solvers.omc import OmcKind
 from waiting import eventually
 
 pytest.importorskip("zmq", reason="needs pyzmq")
-ON_BOTH_LOOPS = True
+LOOPS = "uvloop"
 
 
 @pytest.fixture

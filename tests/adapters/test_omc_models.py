@@ -19,7 +19,7 @@ from solvisor.model import FileFact
 from waiting import eventually
 
 pytest.importorskip("zmq", reason="needs pyzmq")
-ON_BOTH_LOOPS = True
+LOOPS = "uvloop"
 
 
 @pytest.fixture

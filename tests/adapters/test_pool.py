@@ -28,7 +28,7 @@ from waiting import eventually
 if sys.platform == "win32":
     pytest.skip("processes of Linux", allow_module_level=True)
 
-ON_BOTH_LOOPS = True
+LOOPS = "uvloop"
 
 taken: list[socket.socket] = []
 

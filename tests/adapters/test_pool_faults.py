@@ -27,7 +27,7 @@ from waiting import eventually
 if sys.platform == "win32":
     pytest.skip("processes of Linux", allow_module_level=True)
 
-ON_BOTH_LOOPS = True
+LOOPS = "uvloop"
 
 HANGS = ("/bin/sh", "-c", "exec sleep 1000", "{host}")
 

@@ -28,7 +28,7 @@ if sys.platform == "win32":
 
 from solvisor.process import listeners
 
-ON_BOTH_LOOPS = True
+LOOPS = "uvloop"
 
 MUTE = "it accepted the connection and answered nothing"
 

@@ -24,7 +24,7 @@ from waiting import eventually, wait_until
 if sys.platform == "win32":
     pytest.skip("servers of Linux", allow_module_level=True)
 
-ON_BOTH_LOOPS = True
+LOOPS = "uvloop"
 
 PONG = TcpReady(send="PING\r\n", expect=r"^\+PONG")
 GREETING = TcpReady(expect="^Rsrv")

@@ -29,7 +29,7 @@ from solvisor.solvers.python import PythonKind
 from waiting import eventually
 from worker_kit import PROGRAMS, pythons
 
-ON_BOTH_LOOPS = True
+LOOPS = "both"
 
 PARAMS = {name: Param(type="str") for name in ("who", "text", "how")} | {"lines": Param(type="int")}
 

@@ -24,7 +24,7 @@ from solvisor.params import Param
 from solvisor.talk import LINE_MAX, Talk, TalkChannel, facts_of, job_request
 from waiting import eventually
 
-ON_BOTH_LOOPS = True
+LOOPS = "both"
 
 PING = {"ping": 1}
 PONG = b'{"ok": true}\n'

@@ -166,10 +166,10 @@ def test_a_license_that_is_refused_is_not_said_to_be_all_right() -> None:
     assert found.headline == answers.REFUSED
     view = answers.view(story.world, LIMITS, story.job("a"), None, None, LATER_US)
     assert (view.tries, view.tries_charged) == (3, 0)
-    told = "orcaflex was refused 3 times in a row and rests 15 s more; the last time: no seat is free"
+    told = "orcaflex was refused 3 times in a row and rests 5 s more; the last time: no seat is free"
     assert found.findings[0].text == told
     assert answers.license_problems(story.world, story.now) == [f"license {told}"]
-    assert "rests 5 s more" in answers.license_problems(story.world, story.now + 10)[0]
+    assert "rests 1 s more" in answers.license_problems(story.world, story.now + 4)[0]
 
 
 def test_headlines_of_started_and_ended_jobs() -> None:

@@ -609,7 +609,7 @@ def test_a_process_of_the_job_takes_the_place_of_its_server_in_the_attempt() -> 
 
 @pytest.mark.parametrize(
     ("reached", "cause", "code", "rest"),
-    [(True, Cause.SERVER, "server_died", 1.0), (False, Cause.LOST, "server_gone", 0.0)],
+    [(True, Cause.SERVER, "server_died", 0.5), (False, Cause.LOST, "server_gone", 0.0)],
 )
 def test_a_job_whose_server_is_gone_waits_for_another_at_its_old_place(
     reached: bool, cause: Cause, code: str, rest: float
@@ -647,7 +647,7 @@ def test_a_job_whose_server_died_rests_longer_each_time() -> None:
         story.server_lost("job")
         rests.append(story.job("job").backoff_seconds)
         story.backoff_over("job")
-    assert rests == [1.0, 5.0]
+    assert rests == [0.5, 2.0]
 
 
 def test_servers_that_never_heard_of_it_poison_nothing() -> None:
