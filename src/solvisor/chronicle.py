@@ -1,4 +1,4 @@
-"""What happens to jobs, as lines of the log that people follow: stable event names, ids as values.
+"""What happens to jobs and why servers end, as lines of the log that people follow: stable event names, ids as values.
 
 Rules: only what happened is told, once it is applied; acceptance once it is durable.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import structlog
 
 from . import events
-from .events import Accept, Event
+from .events import Accept, Event, Retire, ServerEvent
 
 log = structlog.get_logger()
 
@@ -33,6 +33,12 @@ def log_event(event: Event) -> None:
             log.info("job.retry", id=event.id)
         case _:
             pass
+
+
+def log_server_event(event: ServerEvent) -> None:
+    """Why a server is to end; the rest of its life is told by itself."""
+    if isinstance(event, Retire):
+        log.info("server.retired", server=event.name, why=event.why)
 
 
 def log_accepted(event: Accept) -> None:

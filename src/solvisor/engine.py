@@ -25,7 +25,7 @@ from anyio.abc import TaskGroup
 
 from . import fleet, machine, recovery, scheduler
 from .acceptance import Acceptance
-from .chronicle import log_accepted, log_event
+from .chronicle import log_accepted, log_event, log_server_event
 from .clock import now_us
 from .collector import COLLECTING_THREADS, Collector
 from .config import Config
@@ -340,6 +340,7 @@ class Engine:
             log.exception("server.illegal_event", server=event.name)
             self._pool.stop(event.name)
             return
+        log_server_event(event)
         for effect in effects:
             match effect:
                 case StartServer():

@@ -122,6 +122,7 @@ class Pool:
                 raise Unreached(f"{name} was gone before it heard of the job")
             if errand.stopped:  # before its server heard of it
                 return ExitFacts(None, KILLED, now_us(), stopped=True)
+            log.info("server.lent", server=name, id=errand.job.id)
             errand.begun(life.handle.pid)
             life.over_job = True
             facts, error = await self._race(life, life.channel, errand)

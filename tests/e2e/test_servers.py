@@ -243,6 +243,11 @@ def test_a_function_is_imported_once_and_its_result_is_in_the_manifest(home: Pat
     assert "Traceback" in failed["log_tail"]
     assert "post.py" in failed["log_tail"]
     assert len(daemon.events("server.ready")) == 1, "an exception is no reason for another interpreter"
+    assert [event["server"] for event in daemon.events("server.lent")] == ["post-1"] * 3
+    assert daemon.stop() == 0
+    assert [(event["server"], event["why"]) for event in daemon.events("server.retired")] == [
+        ("post-1", "the daemon stops")
+    ]
 
 
 def test_a_job_that_kills_three_servers_is_poison_and_harms_no_other(home: Path, daemons: list[Daemon]) -> None:

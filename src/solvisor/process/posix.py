@@ -148,7 +148,12 @@ class Processes:
         launcher, reaper = self._threads
         deadline = time.monotonic() + min(self._kill_wait, CLOSE_SECONDS)
         reaper.join(CLOSE_SECONDS)
-        while self._kill_what_is_left(reap=not reaper.is_alive()) or launcher.is_alive():
+        while True:
+            # What the launcher started hangs on its thread, and moves to another when that ends: only a look that
+            # began afterwards sees all.
+            settled = not launcher.is_alive()
+            if not self._kill_what_is_left(reap=not reaper.is_alive()) and settled:
+                break
             if time.monotonic() >= deadline:
                 break
             time.sleep(SWEEP_SECONDS[0])
