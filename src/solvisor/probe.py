@@ -26,7 +26,7 @@ from contextlib import asynccontextmanager, suppress
 from http.client import HTTPException, HTTPResponse, IncompleteRead
 from io import BytesIO
 from pathlib import Path
-from typing import Final, NamedTuple, NoReturn, TypeVar, cast
+from typing import Any, Final, NamedTuple, NoReturn, TypeVar, cast
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -63,6 +63,7 @@ STRANGER_SECONDS: Final = 0.2
 """A stranger is one for so long: a process of ours shows no clue while it changes its program or is being orphaned."""
 
 _NEVER_MS: Final = 2**31 - 1
+_ZMQ_LOOK_MS: Final = 200
 _MUTE: Final = "it accepted the connection and answered nothing"
 
 
@@ -399,7 +400,10 @@ async def _ask_zmq(ready: ZmqReady, host: str, port: int, note: Note) -> None:
             poller = Poller()
             poller.register(requester, zmq.POLLIN)
             poller.register(ends, zmq.POLLIN)
-            if requester not in dict(await poller.poll()):
+            seen: dict[Any, int] = {}
+            while not seen:  # looked at anew now and then: the descriptors behind tell of a change only once
+                seen = dict(await poller.poll(_ZMQ_LOOK_MS))
+            if requester not in seen:
                 raise NotReady("it closed the connection without a ZeroMQ answer")
             said = await requester.recv()
     if not _is_found(ready.expect, said):
