@@ -396,7 +396,10 @@ async def _ask_zmq(ready: ZmqReady, host: str, port: int, note: Note) -> None:
         with requester.get_monitor_socket(zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED, name) as ends:
             note(_MUTE)
             requester.connect(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
-            await requester.send(ready.send.encode())
+            try:  # it may have hung up already: then waiting to send would be waiting for ever
+                await requester.send(ready.send.encode(), zmq.NOBLOCK)
+            except zmq.Again:
+                raise NotReady("it closed the connection without a ZeroMQ answer") from None
             poller = Poller()
             poller.register(requester, zmq.POLLIN)
             poller.register(ends, zmq.POLLIN)
