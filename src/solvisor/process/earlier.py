@@ -1,10 +1,11 @@
 """The sweep at start: no process of an earlier life of this home outlives the start of the next.
 
 Rules: a process is ours only by this home's id in its environment, by being the very one (number and start time, in
-this boot) that the earlier life noted, or by standing in a session whose leader is such a one: programs that write
-their own title over their arguments wipe out their environment as well. Another home's processes are never signalled.
-Limit: a process that left its session *and* cleared its environment cannot be told from a stranger's once the daemon
-that had adopted it is dead. This module must not know jobs.
+this boot) that the earlier life noted, by standing in a session whose leader is such a one (programs that write their
+own title over their arguments wipe out their environment as well), or by living in a cgroup of this home. Another
+home's processes are never signalled. Limit: where there was no cgroup, a process that left its session *and* cleared
+its environment cannot be told from a stranger's once the daemon that had adopted it is dead. This module must not know
+jobs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from . import proc
+from . import cgroups, proc
 from .tree import SendSignal
 
 if sys.platform == "win32":
@@ -43,18 +44,25 @@ def kill_earlier_life(home_id: str, deadline_seconds: float, noted: Noted = NOBO
     deadline = time.monotonic() + deadline_seconds
     clean = 0
     while True:
+        confined = cgroups.left_behind(home_id)
+        for folder in confined:
+            cgroups.kill(folder)
         ours = _scan(home_id, noted)
-        clean = 0 if ours else clean + 1
+        found = {*ours.values(), *confined.values()}
+        clean = 0 if found else clean + 1
         if clean == CLEAN_SCANS:
+            cgroups.remove_left_behind(home_id)
             return set()
-        if ours and time.monotonic() >= deadline:
-            return set(ours.values())
+        if found and time.monotonic() >= deadline:
+            return found
         kill(ours, proc.send_signal)
+        if confined and not ours:
+            time.sleep(PAUSE_SECONDS)
 
 
 def survivors(home_id: str, noted: Noted = NOBODY) -> set[str]:
     """The attempts of this home that have a live process now. Signals nobody; takes a look at every process."""
-    return set(_scan(home_id, noted).values())
+    return {*_scan(home_id, noted).values(), *cgroups.left_behind(home_id).values()}
 
 
 def _scan(home_id: str, noted: Noted) -> dict[proc.Process, str]:

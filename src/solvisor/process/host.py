@@ -10,6 +10,8 @@ import os
 import sys
 from collections.abc import Iterator
 
+from solvisor.processors import granted_cpus
+
 if sys.platform == "win32":
     raise ImportError("solvisor.process.host reads Linux kernel files and cannot be used on Windows")
 
@@ -24,13 +26,19 @@ def boot_id() -> str:
 
 def usable_cpus() -> int:
     """Whole processors this process may use: its affinity, cut by the cgroup CPU quota; at least 1."""
-    return usable_cpus_under(len(os.sched_getaffinity(0)), _read("/proc/self/mountinfo"), _read("/proc/self/cgroup"))
+    return usable_cpus_under(len(granted_cpus()), read_text("/proc/self/mountinfo"), read_text("/proc/self/cgroup"))
 
 
 def total_memory_bytes() -> int:
     """Memory this process may use: the machine's, cut by the cgroup limit."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return total_memory_under(machine, _read("/proc/self/mountinfo"), _read("/proc/self/cgroup"))
+    return total_memory_under(machine, read_text("/proc/self/mountinfo"), read_text("/proc/self/cgroup"))
+
+
+def own_cgroup(controller: str) -> str | None:
+    """The folder of the cgroup this process is in: of version 1 for a controller, of version 2 for ``""``."""
+    folders = _cgroup_folders(controller, read_text("/proc/self/mountinfo"), read_text("/proc/self/cgroup"))
+    return next((folder for folder, unified in folders if unified is not bool(controller)), None)
 
 
 def usable_cpus_under(affinity: int, mountinfo: str, cgroup: str) -> int:
@@ -38,10 +46,10 @@ def usable_cpus_under(affinity: int, mountinfo: str, cgroup: str) -> int:
     cpus = float(affinity)
     for folder, unified in _cgroup_folders("cpu", mountinfo, cgroup):
         if unified:
-            quota, _, period = _read(f"{folder}/cpu.max").strip().partition(" ")
+            quota, _, period = read_text(f"{folder}/cpu.max").strip().partition(" ")
         else:
-            quota = _read(f"{folder}/cpu.cfs_quota_us").strip()
-            period = _read(f"{folder}/cpu.cfs_period_us").strip()
+            quota = read_text(f"{folder}/cpu.cfs_quota_us").strip()
+            period = read_text(f"{folder}/cpu.cfs_period_us").strip()
         if quota and period and quota not in _NO_LIMIT:
             cpus = min(cpus, int(quota) / int(period))
     return max(1, int(cpus))
@@ -51,7 +59,7 @@ def total_memory_under(machine: int, mountinfo: str, cgroup: str) -> int:
     """``machine`` bytes cut by the limits of the cgroups that the two ``/proc/self`` texts describe."""
     total = machine
     for folder, unified in _cgroup_folders("memory", mountinfo, cgroup):
-        limit = _read(f"{folder}/{'memory.max' if unified else 'memory.limit_in_bytes'}").strip()
+        limit = read_text(f"{folder}/{'memory.max' if unified else 'memory.limit_in_bytes'}").strip()
         if limit and limit not in _NO_LIMIT:
             total = min(total, int(limit))
     return total
@@ -82,7 +90,7 @@ def _cgroup_folders(controller: str, mountinfo: str, cgroup: str) -> Iterator[tu
             yield "/".join([mount_point, *parts[:depth]]), unified
 
 
-def _read(path: str) -> str:
+def read_text(path: str) -> str:
     """The text of ``path``, or ``""`` where the kernel or the container does not offer it."""
     try:
         with open(path) as file:

@@ -10,6 +10,7 @@ As everywhere here, "I could not look" (no free file descriptor) is an ``OSError
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -29,6 +30,7 @@ if sys.platform == "win32":
 # linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h
 _NETLINK_SOCK_DIAG: Final = 4
 _SOCK_DIAG_BY_FAMILY: Final = 20
+_NLM_F_REQUEST: Final = 0x1
 _NLM_F_REQUEST_DUMP: Final = 0x301
 _NLMSG_ERROR: Final = 2
 _NLMSG_DONE: Final = 3
@@ -37,6 +39,7 @@ _INET_DIAG_SKV6ONLY: Final = 11
 _HEADER: Final = struct.Struct("=IHHII")
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _MESSAGE_SIZE: Final = 72
+_NO_COOKIE: Final = (0xFFFFFFFF, 0xFFFFFFFF)
 
 
 class Listener(NamedTuple):
@@ -57,6 +60,38 @@ def on_port(port: int) -> list[Listener]:
         return [*_from_kernel(socket.AF_INET, port), *_from_kernel(socket.AF_INET6, port)]
     except OSError:
         return [*_from_table(socket.AF_INET, port), *_from_table(socket.AF_INET6, port)]
+
+
+class Lookout:
+    """Whether a connection to one address and port would reach any socket, for a microsecond and without a connection.
+
+    It is a hint, for whoever would look too often otherwise. Raises ``OSError`` where the kernel does not tell, and
+    ``ValueError`` if ``host`` is no address.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        address = ip_address(host)
+        family = socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET
+        request = struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, 1 << _STATE_LISTEN)
+        request += struct.pack("!H2x16s16s", port, address.packed, b"") + struct.pack("=III", 0, *_NO_COOKIE)
+        self._request = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0) + request
+        self._kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+        self._kernel.setblocking(False)  # what is asked is answered before ``send`` returns
+
+    def sees(self) -> bool:
+        """Whether anybody listens there now."""
+        self._kernel.send(self._request)
+        data = self._kernel.recv(4096)
+        if _HEADER.unpack_from(data)[1] != _NLMSG_ERROR:
+            return True
+        error = -struct.unpack_from("=i", data, _HEADER.size)[0]
+        if error != errno.ENOENT:
+            raise OSError(error, "the kernel does not tell who listens")
+        return False
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._kernel.close()
 
 
 def facing(host: str, listeners: Iterable[Listener]) -> list[Listener]:
@@ -116,7 +151,7 @@ def _tree(leader: int, token: str) -> Iterator[int]:
 def _from_kernel(family: int, port: int) -> Iterator[Listener]:
     """As ``sock_diag`` tells. Raises ``OSError``."""
     request = struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, 1 << _STATE_LISTEN)
-    request += struct.pack("!H38xII", port, 0xFFFFFFFF, 0xFFFFFFFF)  # the port, and no cookie
+    request += struct.pack("!H38xII", port, *_NO_COOKIE)  # the port, and no cookie
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as kernel:
         kernel.send(
             _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST_DUMP, 1, 0) + request

@@ -15,6 +15,8 @@ import stat
 import sys
 from contextlib import suppress
 
+from solvisor.filetext import cut_line
+
 if sys.platform == "win32":
     raise ImportError("solvisor.process.logcap punches holes as Linux does and cannot be used on Windows")
 
@@ -41,7 +43,8 @@ class CappedLog:
         self._tail = max(0, cap - self._head - _MARKER_ROOM)
         self._hole_end = 0
         self._holes_work = True
-        self._cut: int | None = None  # once finished
+        self.cut_bytes = 0
+        """How many bytes of its middle the log has lost so far."""
 
     def trim(self) -> bool:
         """Punch out the middle if the log has grown over its cap; whether it did.
@@ -53,7 +56,7 @@ class CappedLog:
         except OSError:
             return False
         if size < self._hole_end:  # its program emptied it and began anew
-            self._hole_end = 0
+            self._hole_end = self.cut_bytes = 0
         start = max(_align_up(self._head), self._hole_end)
         end = (size - self._tail) // _BLOCK * _BLOCK
         if not self._holes_work or size <= self._cap or end - start < max(_BLOCK, self._cap // 8):
@@ -68,12 +71,8 @@ class CappedLog:
             os.close(fd)
         if self._holes_work:
             self._hole_end = end
+            self.cut_bytes = end - _align_up(self._head)
         return self._holes_work
-
-    @property
-    def cut_bytes(self) -> int:
-        """How many bytes of its middle the log has lost so far."""
-        return max(0, self._hole_end - _align_up(self._head)) if self._cut is None else self._cut
 
     def needs_finish(self) -> bool:
         """Whether the log is longer than its cap, or was, so that something else may be in its place by now."""
@@ -92,11 +91,11 @@ class CappedLog:
             source = self._open(os.O_RDONLY)
         except OSError as error:
             if error.errno in _NO_LOG:
-                self._cut = 0
+                self.cut_bytes = 0
             return self.cut_bytes
         try:
             info = os.fstat(source)
-            self._cut = self._write_anew(source, info) if info.st_size > self._cap else 0
+            self.cut_bytes = self._write_anew(source, info) if info.st_size > self._cap else 0
         except OSError:
             pass
         finally:
@@ -111,7 +110,7 @@ class CappedLog:
         try:
             try:
                 _copy(source, target, 0, self._head)
-                _write(target, f"\n[solvisor: {cut} bytes cut here, the log was longer than its cap]\n".encode())
+                _write(target, cut_line(cut))
                 _copy(source, target, info.st_size - self._tail, self._tail)
                 os.fchmod(target, stat.S_IMODE(info.st_mode))
             finally:

@@ -60,19 +60,41 @@ class Process(NamedTuple):
 
 def read_process(pid: int) -> Process | None:
     """The process that has this number now, a zombie included; ``None`` if there is none."""
-    stat = _read(f"/proc/{pid}/stat")
-    if not stat:
+    try:
+        stat = read_page(f"/proc/{pid}/stat")
+    except _OUT_OF_SIGHT:
         return None
     # The program's name, in brackets, may itself hold blanks and brackets.
-    fields = stat[stat.rindex(b")") + 2 :].split()
-    parent, group, session, flags, start = (int(fields[at]) for at in (1, 2, 3, 6, 19))
-    return Process(pid, fields[0].decode(), parent, group, session, start, bool(flags & _PF_EXITING))
+    state, parent, group, session, _, _, flags, *more = stat[stat.rindex(b")") + 2 :].split(None, 20)
+    exiting = bool(int(flags) & _PF_EXITING)
+    return Process(pid, state.decode(), int(parent), int(group), int(session), int(more[12]), exiting)
 
 
 def is_same(process: Process) -> bool:
     """Whether this very process still exists, if only as a zombie."""
     now = read_process(process.pid)
     return now is not None and now.start == process.start
+
+
+class ThreadChildren:
+    """The children that hang on one thread of this process. Raises ``OSError`` if the kernel does not tell.
+
+    Held open: a look costs one system call or two, and needs no free file descriptor.
+    """
+
+    def __init__(self, thread: int) -> None:
+        self._fd = os.open(f"/proc/self/task/{thread}/children", os.O_RDONLY | os.O_CLOEXEC)
+
+    def pids(self) -> list[int]:
+        """What ``children`` says, of this thread alone; none of a thread that has ended."""
+        data = b""
+        while chunk := os.pread(self._fd, 65536, len(data)):
+            data += chunk
+        return [int(pid) for pid in data.split()]
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._fd)
 
 
 def children(pid: int) -> list[tuple[int, int]]:
@@ -114,6 +136,11 @@ def token(pid: int) -> str | None:
         if entry.startswith(prefix):
             return os.fsdecode(entry[len(prefix) :])
     return None
+
+
+def program(pid: int) -> str:
+    """The name the kernel has for the program of a process, at most 15 bytes of it; empty if it is gone."""
+    return os.fsdecode((_read(f"/proc/{pid}/comm") or b"").rstrip(b"\n"))
 
 
 def paths_in_use(pid: int) -> list[str]:
@@ -173,6 +200,15 @@ def open_process(process: Process) -> int | None:
     return None
 
 
+def read_page(path: str) -> bytes:
+    """A file of the kernel that is less than a page: one read gets it whole. Raises ``OSError``."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 4096)
+    finally:
+        os.close(fd)
+
+
 def _read(path: str) -> bytes | None:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -187,3 +223,18 @@ def _read(path: str) -> bytes | None:
         return None
     finally:
         os.close(fd)
+
+
+def open_beneath(folder: str) -> set[str]:
+    """What processes have open or work in beneath ``folder``, as absolute paths; those of others only as root."""
+    found: set[str] = set()
+    prefix = folder.rstrip("/") + "/"
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(*_OUT_OF_SIGHT):
+            links = [f"/proc/{pid}/cwd", *(f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd"))]
+            for link in links:
+                with suppress(*_OUT_OF_SIGHT):
+                    path = os.readlink(link)
+                    if path.startswith(prefix):
+                        found.add(path)
+    return found

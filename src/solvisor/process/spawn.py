@@ -1,9 +1,9 @@
 """Start one program: the fast way, with exactly the environment and the files it was given, and clear refusals.
 
 Rules: argv is a list and reaches no shell; the child gets a session of its own, stdin from nowhere, its logs opened for
-appending, and nothing else that is open here. ``subprocess.Popen`` without ``preexec_fn`` uses vfork and lets go of the
-interpreter's lock while it waits for the exec, so a program on a hung disk stalls only the calling thread. This module
-must not know what becomes of the process.
+appending, and nothing else that is open here. The compiled starter (``native.py``) does it where it works, else
+``subprocess.Popen`` without ``preexec_fn``. Both use vfork and let go of the interpreter's lock while they wait for the
+exec, so a program on a hung disk stalls only the calling thread. This module must not know what becomes of the process.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from typing import NamedTuple
 
 from solvisor.errors import SpawnError
 from solvisor.interfaces import AttemptSpec
+from solvisor.processors import spread_thread
 
 from . import proc
+from .native import Failed, Starter, Step
 
 if sys.platform == "win32":
     raise ImportError("solvisor.process.spawn starts processes on POSIX systems; Windows needs its own")
@@ -27,18 +31,63 @@ if sys.version_info < (3, 11, 4):
     vars(subprocess)["_USE_VFORK"] = False
 
 
-def spawn(spec: AttemptSpec) -> subprocess.Popen[bytes]:
-    """Start the leader of an attempt. Blocks until the program was loaded.
+class Leader(NamedTuple):
+    """A program that was started: a child that nobody reaps but its owner, who closes ``pidfd`` as well.
 
-    Raises ``SpawnError`` with reason ``program_missing``, ``not_executable``, ``no_folder`` or ``spawn``.
+    ``start``: when it was started, in clock ticks since boot; ``None`` if it is gone although nobody reaped it.
+    ``inside``: it was born in its cgroup.
+    """
+
+    pid: int
+    pidfd: int
+    start: int | None
+    inside: bool
+
+
+def spawn(spec: AttemptSpec, starter: Starter, cgroup: str | None = None) -> Leader:
+    """Start the leader of an attempt, in the folder ``cgroup`` of version 2 where that can be. Blocks until it runs.
+
+    Raises ``SpawnError`` with reason ``program_missing``, ``not_executable``, ``no_folder`` or ``spawn``, and
+    ``OSError`` if it cannot be held.
     """
     if not spec.argv:
         raise SpawnError("spawn", "the command line is empty; give the solver a command")
+    try:
+        env = {**spec.env, proc.TOKEN_VARIABLE: spec.token}
+        born = starter.start(spec.argv, env, spec.cwd, spec.stdout, spec.stderr, cgroup)
+    except Failed as error:
+        if error.step in (Step.STDOUT, Step.STDERR):
+            raise _log_refusal(error) from error
+        raise _refusal(spec, error) from error
+    except ValueError as error:
+        raise _refusal(spec, error) from error
+    if born is None:
+        return _held(_popen(spec))
+    return _held(born.pid, born.pidfd, born.start, inside=cgroup is not None)
+
+
+def _held(pid: int, pidfd: int | None = None, start: int | None = None, *, inside: bool = False) -> Leader:
+    """Of one that cannot be held nothing is left. Raises ``OSError``."""
+    try:
+        if start is None:
+            process = proc.read_process(pid)
+            start = process.start if process is not None else None
+        return Leader(pid, os.pidfd_open(pid) if pidfd is None else pidfd, start, inside)
+    except OSError:
+        proc.send_signal(pid, signal.SIGKILL, group=True)
+        os.waitpid(pid, 0)
+        if pidfd is not None:
+            os.close(pidfd)
+        raise
+
+
+def _popen(spec: AttemptSpec) -> int:
     logs: list[int] = []
+    spread_thread()  # and so the program
     try:
         logs.append(_open_log(spec.stdout))
         logs.append(_open_log(spec.stderr))
-        return subprocess.Popen(
+        popen = subprocess.Popen(
             spec.argv,
             cwd=spec.cwd,
             env={**spec.env, proc.TOKEN_VARIABLE: spec.token},
@@ -47,6 +96,8 @@ def spawn(spec: AttemptSpec) -> subprocess.Popen[bytes]:
             stderr=logs[1],
             start_new_session=True,
         )
+        popen.returncode = 0  # it is not Popen's any more: the next one that is made must not reap it
+        return popen.pid
     except (OSError, ValueError) as error:
         raise _refusal(spec, error) from error
     finally:
@@ -57,14 +108,15 @@ def spawn(spec: AttemptSpec) -> subprocess.Popen[bytes]:
 def _open_log(path: str) -> int:
     try:
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise SpawnError(
-            "no_folder", f"the folder of the log {path} does not exist; create it and retry the job"
-        ) from error
     except OSError as error:
-        raise SpawnError(
-            "spawn", f"the log {path} cannot be opened: {error.strerror}; correct that and retry the job"
-        ) from error
+        raise _log_refusal(error) from error
+
+
+def _log_refusal(error: OSError) -> SpawnError:
+    path = error.filename
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return SpawnError("no_folder", f"the folder of the log {path} does not exist; create it and retry the job")
+    return SpawnError("spawn", f"the log {path} cannot be opened: {error.strerror}; correct that and retry the job")
 
 
 def _refusal(spec: AttemptSpec, error: OSError | ValueError) -> SpawnError:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
 import sys
+import time
 from typing import Protocol
 
 from solvisor.clock import now_us
@@ -17,7 +17,9 @@ from solvisor.errors import SpawnError
 from solvisor.interfaces import AttemptSpec
 from solvisor.model import ExitFacts, Usage
 
+from .cgroups import Cgroup, Told
 from .logcap import CappedLog
+from .spawn import Leader
 
 if sys.platform == "win32":
     raise ImportError("solvisor.process.tree describes processes of Linux; Windows needs its own")
@@ -59,18 +61,28 @@ class Tree:
     """The process tree of one attempt. ``pid`` and ``pid_start`` name its leader; all else belongs to the reaper."""
 
     def __init__(
-        self, spec: AttemptSpec, listener: Listener, popen: subprocess.Popen[bytes], pidfd: int, start: int, begun: int
+        self,
+        spec: AttemptSpec,
+        listener: Listener,
+        leader: Leader,
+        *,
+        begun: int,
+        born: float,
+        cgroup: Cgroup | None,
     ) -> None:
         self.spec = spec
-        self.pid = popen.pid
-        self.pid_start = start
+        self.pid = leader.pid
+        self.pid_start = leader.start if leader.start is not None else begun
         self.listener = listener
-        self.popen = popen  # kept until we reaped: a dropped Popen is reaped by the next one that is made
-        self.pidfd = pidfd
+        self.pidfd = leader.pidfd
+        self.cgroup = cgroup  # until it is left
+        self.told = Told()  # by the kernel, of its cgroup, once it is over
         self.begun = begun  # in ticks since boot; the leader started then or a little later
-        self.logs = [CappedLog(path, spec.log_max_bytes) for path in sorted({spec.stdout, spec.stderr})]
+        self.logs = [CappedLog(path, spec.log_max_bytes) for path in {spec.stdout, spec.stderr}]
         self.status: int | None = None  # as wait4 gave it, once the leader is reaped
         self.exited_us = 0
+        self._born = born  # on the monotonic clock: right before the start
+        self._seconds: float | None = None
         self.stopping = False
         self.kill_deadline = math.inf  # set by the first SIGKILL
         self.given_up = False
@@ -87,6 +99,11 @@ class Tree:
         """What is left still has its grace. A shell dies of SIGTERM at once; its solver may be saving its state."""
         return self.stopping and not self.killed
 
+    def saw_exit(self) -> None:
+        """Its leader has ended just now."""
+        self.exited_us = now_us()
+        self._seconds = time.monotonic() - self._born
+
     def saw_memory(self, size: int, source: str) -> None:
         """Note how large one process of the tree was; of two equal figures the later, exact one counts."""
         if size and size >= self.peak[0]:
@@ -97,6 +114,31 @@ class Tree:
         self.cpu_user += cpu_user
         self.cpu_system += cpu_system
         self.saw_memory(peak, "wait4")
+
+    @property
+    def confined(self) -> bool:
+        """Whether none of it can be where its cgroup's end does not reach it."""
+        return self.cgroup is not None and self.cgroup.unified is not None
+
+    @property
+    def populated(self) -> bool:
+        """Whether its cgroup knows of something that lives. Raises ``OSError``."""
+        return self.cgroup is not None and self.cgroup.populated()
+
+    def left_cgroup(self) -> bool:
+        """Note what the kernel knows of it and remove its cgroup; not as long as anything lives there.
+
+        Raises ``OSError`` if that cannot be seen.
+        """
+        if self.cgroup is None:
+            return True
+        told = self.cgroup.leave()
+        if told is None:
+            return False
+        self.cgroup, self.told = None, told
+        if told.peak_bytes is not None:
+            self.peak = told.peak_bytes, "cgroup"
+        return True
 
     def owns_one_of(self, paths: list[str]) -> bool:
         """Whether one of these is in this attempt's folder or is one of its logs."""
@@ -128,5 +170,8 @@ class Tree:
             ),
             stopped=self.stopping,
             unkillable=self.given_up,
-            log_cut_bytes=sum(log.cut_bytes for log in self.logs),
+            log_cut_bytes=sum([log.cut_bytes for log in self.logs]),
+            oom_kills=self.told.oom_kills,
+            refused_forks=self.told.refused_forks,
+            seconds=self._seconds,
         )
