@@ -1,43 +1,86 @@
-"""What a claimed drop has to do with other jobs: the key it must not share, the jobs it waits for, its batch.
+"""Drops and submissions become jobs: what they have to do with others, their key, what they wait for, their batch.
 
 Rules: what the world does not know the store is asked, within the engine's own pass. Whether a drop by itself can be a
-job was decided before; nothing is changed here.
+job was decided before; what changes is applied by the engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import structlog
 from msgspec.structs import replace
 
 from .clock import now_us
 from .config import Config
-from .events import Accept
-from .model import TERMINAL, Batch, Demand, Intake, JobSpec, State
-from .store import Store
+from .errors import Refused
+from .events import Accept, Event
+from .model import TERMINAL, Batch, Demand, Intake, Job, JobSpec, State
+from .spool import NotDurable, Results
+from .store import InStore
 from .world import World
 
-T = TypeVar("T")
+STEPS_AT_ONCE = 200
+"""So many steps of one piece of work are taken before others may look at the world."""
 
+DEMANDS_SHARED = 1024
+"""Of so many different demands, those that are equal are one record."""
 
-class InStore(Protocol):
-    """Has the store do something, and waits while it cannot."""
-
-    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]:
-        """What ``work``, which blocks, returned."""
-        ...
+log = structlog.get_logger()
 
 
 class Acceptance:
-    """Makes intakes events of the engine."""
+    """Makes intakes events of the engine, by ``config``, the configuration in force; ``apply`` takes the events."""
 
-    def __init__(self, config: Config, world: World, store: Store, in_store: InStore) -> None:
-        self._config = config
+    def __init__(self, config: Config, world: World, results: Results, in_store: InStore) -> None:
+        self.config = config
         self._world = world
-        self._store = store
+        self._results = results
         self._in_store = in_store
+
+    async def accept(self, intakes: Sequence[Intake], apply: Callable[[Event], None]) -> None:
+        """Make drops jobs, or refused ones."""
+        for intake in intakes:
+            apply(await self.event(intake))
+
+    async def submit(self, intake: Intake, apply: Callable[[Event], None]) -> None:
+        """Make a submission a job. Raises ``Refused``: there is no job."""
+        acceptance = await self.event(intake)
+        if acceptance.intake.refusal is not None:
+            raise Refused(*acceptance.intake.refusal)
+        batch = acceptance.batch
+        if batch is not None and batch.closed:
+            raise Refused("batch_closed", f"the batch {batch.id} is closed; open another one")
+        apply(acceptance)
+
+    async def adopt(self, intakes: Sequence[Intake], apply: Callable[[Event], None]) -> None:
+        """Accept claims without a row. A submission is refused as it would have been: nothing of it is left."""
+        for number, intake in enumerate(intakes, 1):
+            await self._adopt(intake, apply)
+            if number % STEPS_AT_ONCE == 0:
+                await anyio.lowlevel.checkpoint()
+
+    async def _adopt(self, intake: Intake, apply: Callable[[Event], None]) -> None:
+        if intake.spec.source.via == "inbox":
+            await self.accept([intake], apply)
+            return
+        try:
+            await self.submit(intake, apply)
+        except Refused as refused:
+            log.info("submission.withdrawn", id=intake.id, error=str(refused))
+            await self._withdraw(intake.id)
+
+    async def _withdraw(self, job_id: str) -> None:
+        try:
+            await anyio.to_thread.run_sync(self._results.withdraw, job_id)
+        except NotDurable:
+            raise
+        except OSError as error:
+            log.error("submission.not_withdrawn", id=job_id, error=str(error), text="the next start tries again")
 
     async def event(self, intake: Intake) -> Accept:
         """The event that makes ``intake`` a job, or a refused one."""
@@ -49,7 +92,7 @@ class Acceptance:
                 refusal = ("key", f"the key {spec.key!r} belongs to {other} already; {again} it with another key")
         unmet: set[str] = set()
         failed_dependency = None
-        if refusal is None:
+        if refusal is None and spec.after:
             states = await self._states(spec.after)
             for other in spec.after:
                 state = states.get(other)
@@ -65,30 +108,39 @@ class Acceptance:
         batch = None if spec.batch is None else await self.batch(spec.batch)
         if batch is None and spec.batch is not None:  # an adopted claim: the power went before the batch was durable
             spec = replace(spec, batch=None)
-        intake = replace(intake, spec=spec, refusal=refusal)
+        if spec is not intake.spec or refusal is not intake.refusal:
+            intake = replace(intake, spec=spec, refusal=refusal)
         demand = self.demand(spec, batch)
         return Accept(intake.id, intake, demand, frozenset(unmet), failed_dependency, now_us(), batch)
 
     async def batch(self, batch_id: str) -> Batch | None:
         """A batch as it is now."""
         known = self._world.batches.get(batch_id)
-        return known or await self._in_store(partial(self._store.batch, batch_id))
+        return known or await self._in_store(lambda store: store.batch(batch_id))
 
     def demand(self, spec: JobSpec, batch: Batch | None) -> Demand:
         """What ``spec`` occupies; of a solver that is not configured (any more), a demand that admission refuses."""
-        demand = self._config.demand(spec) or Demand(spec.solver, 1, 0)
+        return self._demand(self.config, spec, batch)
+
+    def demands(self, config: Config, jobs: Sequence[Job]) -> dict[str, Demand]:
+        """What live jobs would occupy by another configuration, by their ids."""
+        batches = self._world.batches
+        return {job.id: self._demand(config, job.spec, batches.get(job.spec.batch or "")) for job in jobs}
+
+    def _demand(self, config: Config, spec: JobSpec, batch: Batch | None) -> Demand:
+        demand = config.demand(spec) or Demand(spec.solver, 1, 0)
         if batch is not None and batch.max_jobs is not None:
             demand = replace(demand, batch=batch.id, batch_jobs=batch.max_jobs)
-        return demand
+        return _shared(demand)
 
     async def _job_of_key(self, key: str) -> str | None:
-        for job in self._world.changed:
-            if self._world.jobs[job].spec.key == key:
-                return job
-        return await self._in_store(partial(self._store.id_of_key, key))
+        return self._world.keys.get(key) or await self._in_store(lambda store: store.id_of_key(key))
 
     async def _states(self, ids: Sequence[str]) -> dict[str, State]:
-        if not ids:
-            return {}
-        recorded = await self._in_store(partial(self._store.states, ids))
+        recorded = await self._in_store(lambda store: store.states(ids))
         return recorded | {i: self._world.jobs[i].state for i in ids if i in self._world.jobs}
+
+
+@lru_cache(maxsize=DEMANDS_SHARED)
+def _shared(demand: Demand) -> Demand:
+    return demand

@@ -7,12 +7,17 @@ place it will not reach soon. Cost is that of what is shown: nothing here walks 
 
 from __future__ import annotations
 
+import heapq
 import shlex
 from collections import Counter
+from itertools import chain, islice
 from typing import Any
 
+from msgspec.structs import replace
+
+from . import fleetview, overrides
 from .machine import UNCHARGED
-from .manifest import Manifest, attempt_facts, rfc3339
+from .manifest import Manifest, attempt_facts, rfc3339, run_seconds
 from .model import (
     LICENSE_DENIED,
     TARGETS,
@@ -22,35 +27,41 @@ from .model import (
     Cause,
     Job,
     Limits,
+    Override,
     Pause,
     Reason,
-    Server,
-    ServerState,
     Settings,
     State,
 )
-from .scheduler import admit, explain, reason, reason_of_demand, rests_in_words
-from .views import BatchView, Explanation, JobRow, JobView, Level, PoolRow, PoolState, PoolView, ServerRow, Waiting
+from .scheduler import explain, reason, rests_in_words
+from .units import describe_size
+from .usual import Usual
+from .views import (
+    WAITED_FOR,
+    BatchView,
+    Explanation,
+    JobRow,
+    JobView,
+    Level,
+    LimitUnit,
+    Waiting,
+)
+from .views import Limit as LimitView
 from .views import Pause as PauseView
+from .waits import waits
 from .world import PoolFacts, World
 
-REASONS = {
-    Reason.ORDER: "waits for its turn. Nothing is wrong.",
-    Reason.JOBS: "waits for a free place. Nothing is wrong.",
-    Reason.CPUS: "waits for cores. Nothing is wrong.",
-    Reason.MEMORY: "waits for memory. Nothing is wrong.",
+REASONS = {reason: f"waits for {words}. Nothing is wrong." for reason, words in WAITED_FOR.items()} | {
     Reason.LICENSE: "waits for a license. Nothing is wrong.",
-    Reason.SERVER: "waits for a warm server. Nothing is wrong.",
-    Reason.DEPENDENCY: "waits for another job. Nothing is wrong.",
     Reason.PAUSED: "waits because it was paused.",
     Reason.BACKOFF: "rests before its next try.",
-    Reason.HOURS: "waits for its hours. Nothing is wrong.",
     Reason.DISK: "waits for free disk space.",
-    Reason.SOLVER: "waits for a place at its solver. Nothing is wrong.",
 }
 
 HEADLINES = {
     "stopping": "waits for the next start of the daemon, which is stopping.",
+    "recovering": "waits until what may have ended earlier daemons has been looked at.",
+    "suspect": "waits for another job that ran whenever the daemon ended, to find out whose doing that was.",
     "parked": "waits for a daemon that stays.",
 }
 
@@ -64,11 +75,20 @@ _BROKE_DOWN = (
 NEXT = {
     Cause.SPAWN: "mend the solver's table or its installation (solvisor doctor), then: solvisor retry {id}",
     Cause.TIMEOUT: 'give it more time (timeout = "..." in a job file or in the solver\'s table) and submit it again',
-    Cause.LOST: "nothing is wrong with the job itself; run it again: solvisor retry {id}",
+    Cause.OOM: "let it have more memory (memory_limit in the solver's table) or make it smaller: solvisor retry {id}",
+    Cause.LOST: (
+        "it ran whenever the daemon or the machine ended, by chance or because of it: see why they ended (the log, "
+        "state/log/) before: solvisor retry {id}"
+    ),
     Cause.SERVER: _BROKE_DOWN,
     Cause.POISON: _BROKE_DOWN,
     Cause.UNKILLABLE: "look at its processes; its room stays taken until they are gone",
 }
+NEXT_DEFECT = "this is a defect of Solvisor or of its database: submit the input again, and please report it"
+SET_ASIDE = frozenset({"defect", "row"})
+"""Codes of jobs that were set aside for no fault of theirs."""
+
+GONE = "its inputs were removed with its results: submit them again"
 NEXT_ELSE = "correct the input and submit it again; run it unchanged: solvisor retry {id}"
 
 
@@ -84,18 +104,18 @@ def folder_of(job: Job, *, live: bool) -> str:
     return f"work/{job.id}" if live else f"{TARGETS[job.state]}/{job.id}"
 
 
-def row(world: World, limits: Limits, job: Job, now_us: int) -> JobRow:
+def row(world: World, limits: Limits, usual: Usual, job: Job, now_us: int) -> JobRow:
     """One job in one line; ``job`` is the world's own record where it is live."""
-    return JobRow(**_row(world, limits, job, now_us))
+    return JobRow(**_row(world, limits, usual, job, now_us))
 
 
-def _row(world: World, limits: Limits, job: Job, now_us: int) -> dict[str, Any]:
+def _row(world: World, limits: Limits, usual: Usual, job: Job, now_us: int) -> dict[str, Any]:
     live = job.id in world.jobs
     state = shown_state(job, live=live)
     spec = job.spec
     over = state in TERMINAL
     began, ended = job.started_us, job.finished_us if over else None
-    ran = _run_us(job, state, now_us)
+    why, what = reason(world, limits, job) if state is State.QUEUED else (None, None)
     return {
         "id": job.id,
         "name": spec.name,
@@ -105,7 +125,8 @@ def _row(world: World, limits: Limits, job: Job, now_us: int) -> dict[str, Any]:
         "project": spec.project,
         "batch": spec.batch,
         "retry_of": spec.retry_of,
-        "reason": reason(world, limits, job)[0] if state is State.QUEUED else None,
+        "reason": why,
+        "waits_for": what,
         "cause": job.cause if over else None,
         "code": job.code if over else None,
         "message": job.message if over else None,
@@ -114,23 +135,31 @@ def _row(world: World, limits: Limits, job: Job, now_us: int) -> dict[str, Any]:
         "started": None if began is None else rfc3339(began),
         "finished": None if ended is None else rfc3339(ended),
         "queue_seconds": max(0, (began or ended or now_us) - job.submitted_us) / 1e6,
-        "run_seconds": None if ran is None else max(0, ran) / 1e6,
+        "run_seconds": _run_seconds(job, state, now_us),
+        "usual_seconds": usual.seconds(job) if state is State.RUNNING else None,
         "folder": folder_of(job, live=live),
+        "removed": None if job.removed_us is None else rfc3339(job.removed_us),
     }
 
 
-def _run_us(job: Job, state: State, now_us: int) -> int | None:
+def _run_seconds(job: Job, state: State, now_us: int) -> float | None:
     """How long its last try ran, or has been running; ``None`` where there is none that did, and while it waits."""
     last = job.attempt
     if last is None or state is State.QUEUED:
         return None
     if last.facts is not None:
-        return last.facts.finished_us - last.started_us
-    return now_us - last.started_us if state is State.RUNNING else None
+        return run_seconds(last)
+    return max(0, now_us - last.started_us) / 1e6 if state is State.RUNNING else None
 
 
 def view(
-    world: World, limits: Limits, job: Job, settings: Settings | None, manifest: Manifest | None, now_us: int
+    world: World,
+    limits: Limits,
+    usual: Usual,
+    job: Job,
+    settings: Settings | None,
+    manifest: Manifest | None,
+    now_us: int,
 ) -> JobView:
     """One job with all that is known; ``settings`` are those that an attempt would get now, if its solver is known.
 
@@ -139,11 +168,11 @@ def view(
     spec = job.spec
     force = job.attempt.settings if job.attempt else settings
     return JobView(
-        **_row(world, limits, job, now_us),
+        **_row(world, limits, usual, job, now_us),
         kind=force.kind if force else "",
         primary=spec.primary,
         source=f"{spec.source.via}: {spec.source.path}",
-        priority=spec.priority,
+        priority=job.priority,
         key=spec.key,
         after=spec.after,
         params=spec.params,
@@ -177,7 +206,7 @@ def explanation(world: World, limits: Limits, view: JobView, now: float, now_us:
             elif first.label in HEADLINES:
                 headline = HEADLINES[first.label]
             elif first.reason is Reason.SERVER:
-                headline = _server_headline(_facts(world, view.solver), now)
+                headline = _server_headline(fleetview.facts_of(world, view.solver), now)
             elif first.label == "rest" and first.reason is Reason.LICENSE:
                 headline = REFUSED
             elif first.need is not None and first.total is not None and first.need > first.total:
@@ -202,10 +231,16 @@ def explanation(world: World, limits: Limits, view: JobView, now: float, now_us:
             seconds = f" after {_in_words(view.run_seconds)}" if view.run_seconds is not None else ""
             tries = f", {_tries(view)}" if view.tries else ""
             todo = NEXT.get(view.cause, NEXT_ELSE) if view.cause is not None else NEXT_ELSE
+            if view.code in SET_ASIDE:
+                todo = NEXT_DEFECT
+            if view.removed is not None:
+                todo = GONE
             todo = todo.format(id=view.id, solver=view.solver, input=shlex.quote(view.primary))
             return Explanation(job=view, headline=f"FAILED{seconds}{tries}", checks=view.checks, next=todo)
         case _:
             again = None if view.state is State.REJECTED else f"to run it after all: solvisor retry {view.id}"
+            if view.removed is not None:
+                again = GONE
             return Explanation(job=view, headline=view.state.value.upper(), checks=view.checks, next=again)
 
 
@@ -223,33 +258,32 @@ def _server_headline(facts: PoolFacts, now: float) -> str:
         return "waits for a warm server, and none is started any more."
     if facts.scale == 0:
         return "waits for a warm server, and somebody scaled them to 0."
-    if _pool_state(facts, now) == "backoff":
+    if fleetview.pool_state(facts, now) == "backoff":
         return "waits for a warm server; the last one failed, and the next one is started soon."
     return REASONS[Reason.SERVER]
 
 
 def _in_words(seconds: float) -> str:
+    if 0 < seconds < 0.0995:
+        return f"{max(1, round(seconds * 1000))} ms"
     return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def waiting_for(world: World, limits: Limits) -> tuple[Waiting, ...]:
-    """How many queued jobs wait for what, the largest number first.
-
-    Those of a paused solver that also rest or wait for others are counted as doing that.
-    """
-    waiting = world.states[State.QUEUED]
-    if world.draining or None in world.pauses:
-        return (Waiting(Reason.PAUSED, None, waiting),) if waiting else ()
+    """How many queued jobs wait for what, the largest number first."""
     counts: Counter[tuple[Reason, str | None]] = Counter()
-    for demand, queue in world.ready.items():
-        if demand.solver in world.pauses:
-            counts[Reason.PAUSED, demand.solver] += len(queue)
-        else:
-            counts[reason_of_demand(world, limits, demand)] += len(queue)
-    counts[Reason.PAUSED, None] = len(world.parked)
-    counts[Reason.DEPENDENCY, None] = len(world.unmet)
-    counts[Reason.BACKOFF, None] = waiting - counts.total()  # every queued job waits in exactly one place
-    return tuple(Waiting(why, what, jobs) for (why, what), jobs in counts.most_common() if jobs)
+    for _, why, what, jobs in waits(world, limits):
+        counts[why, what] += jobs
+    return tuple(Waiting(why, what, jobs) for (why, what), jobs in counts.most_common())
+
+
+def first_waiting(world: World, most: int) -> list[str]:
+    """The ids of the first queued jobs in the order; after those that want only room, who rests or waits for others."""
+    jobs = world.jobs
+    ready = [place[2] for place in islice(heapq.merge(*world.ready.values()), most)]
+    later = chain((rest[2] for rest in world.backoff), world.unmet, world.parked)  # of the first, some are not any more
+    queued = (job_id for job_id in islice(later, most) if job_id in jobs and jobs[job_id].state is State.QUEUED)
+    return list(dict.fromkeys(chain(ready, queued)))[:most]
 
 
 def levels(world: World, limits: Limits) -> dict[str, Any]:
@@ -264,6 +298,54 @@ def levels(world: World, limits: Limits) -> dict[str, Any]:
     }
 
 
+def limits_told(world: World, configured: Limits, limits: Limits) -> tuple[LimitView, ...]:
+    """Every limit, those in force first; ``configured`` are those of the configuration alone."""
+    own, force = overrides.values(configured), overrides.values(limits)
+    unknown = sorted(world.overrides.keys() - own.keys())
+    told = []
+    for name in (*own, *unknown):
+        unit, used = _unit_and_used(world, name)
+        told.append(LimitView(name=name, unit=unit, value=force.get(name), configured=own.get(name), used=used))
+    return tuple(_as_set(limit, world.overrides.get(limit.name), limit.name in own) for limit in told)
+
+
+def limits_set(world: World, configured: Limits, limits: Limits) -> tuple[LimitView, ...]:
+    """Those that people set."""
+    return tuple(limit for limit in limits_told(world, configured, limits) if limit.name in world.overrides)
+
+
+def _as_set(limit: LimitView, override: Override | None, known: bool) -> LimitView:
+    if override is None:
+        return limit
+    since, value = rfc3339(override.since_us), override.value
+    return replace(limit, value=value, by=override.by, since=since, note=override.note, known=known)
+
+
+def _unit_and_used(world: World, name: str) -> tuple[LimitUnit, int]:
+    used = world.used
+    match name:
+        case overrides.MAX_JOBS:
+            return "jobs", used.jobs
+        case overrides.CPUS:
+            return "cores", used.cpus
+        case overrides.MEMORY:
+            return "bytes", used.memory_bytes
+    if name.startswith(overrides.LICENSE):
+        return "licenses", used.licenses[name.removeprefix(overrides.LICENSE)]
+    return "jobs", used.solvers[name.removeprefix(overrides.SOLVER)]
+
+
+def limit_notes(world: World, configured: Limits) -> list[str]:
+    """Sentences about limits that people set and that have no effect."""
+    known = overrides.values(configured)
+    return [
+        f"the limit {name}, set to {override.value}{f' by {override.by}' if override.by else ''}, has no effect: "
+        f"nothing of that name is configured; solvisor limit {name} auto forgets it"
+        for name, override in sorted(world.overrides.items())
+        if name not in known
+    ]
+
+
 def pauses(world: World) -> tuple[PauseView, ...]:
     """The pauses in force, the one of everything first."""
     found = sorted(world.pauses.values(), key=lambda pause: pause.solver or "")
@@ -274,119 +356,50 @@ def _pause(pause: Pause) -> PauseView:
     return PauseView(pause.solver, pause.by, rfc3339(pause.since_us), pause.note)
 
 
-# --- warm servers ---------------------------------------------------------------------------------------------------
+def homeless_problems(world: World, limits: Limits) -> list[str]:
+    """Sentences about solvers that jobs wait for and that are not configured (any more)."""
+    waiting: Counter[str] = Counter()
+    for demand, queue in world.ready.items():
+        if demand.solver not in limits.solver_jobs:
+            waiting[demand.solver] += len(queue)
+    return [
+        f"{solver} is not in the configuration any more, and {fleetview.jobs_wait(jobs)} for it: add "
+        f"[solver.{solver}], and have the configuration read again (SIGHUP), or cancel "
+        f"{'that job' if jobs == 1 else 'those jobs'}"
+        for solver, jobs in sorted(waiting.items())
+    ]
 
 
-def servers(world: World, limits: Limits, now: float) -> tuple[PoolView, ...]:
-    """All warm servers, by their solvers; also those solvers that have none just now."""
-    return tuple(pool(world, limits, solver, now) for solver in sorted(limits.pools))
+def unkillable_problems(world: World) -> list[str]:
+    """Sentences about jobs whose processes would not die."""
+    stuck = (world.jobs[job_id] for job_id in sorted(world.holding) if world.jobs[job_id].state in TERMINAL)
+    return [
+        f"the processes of {job.id} (pid {job.current.pid}) would not die; its room stays taken until they do or the "
+        "machine is started again"
+        for job in stuck
+    ]
 
 
-def pool(world: World, limits: Limits, solver: str, now: float) -> PoolView:
-    """The warm servers of ``solver``, which is one that may have some; the oldest first."""
-    rule, facts = limits.pools[solver], _facts(world, solver)
-    own = sorted(_servers_of(world, solver), key=lambda server: server.born)
-    licenses: Counter[str] = Counter()
-    for server in own:
-        licenses.update(dict(server.licenses))
-    rests = facts.rests_until if _pool_state(facts, now) == "backoff" else None
-    return PoolView(
-        **_pool_row(world, limits, solver, now),
-        min=rule.min,
-        max=rule.max,
-        scale=facts.scale,
-        rests_seconds=None if rests is None else rests - now,
-        licenses=dict(licenses),
-        servers=tuple(_server(server, now) for server in own),
-    )
+def disk_problems(world: World) -> list[str]:
+    """Sentences about a disk that is short of room, and what to do."""
+    disk = world.disk
+    if disk is None or disk.no_start is None:
+        return []
+    return [f"no job starts{', and nothing is taken in' if disk.no_intake else ''}: {disk.no_start}"]
 
 
-def pool_rows(world: World, limits: Limits, now: float) -> tuple[PoolRow, ...]:
-    """The solvers that have warm servers, a line each."""
-    return tuple(PoolRow(**_pool_row(world, limits, solver, now)) for solver in sorted(limits.pools))
-
-
-def server_problems(world: World, limits: Limits) -> list[str]:
-    """Sentences about what is wrong with warm servers, and what to do."""
-    problems = []
-    for solver in sorted(limits.pools):
-        facts = _facts(world, solver)
-        if facts.failed:
-            problems.append(
-                f"the servers of {solver} failed {len(facts.ends)} times in a row: {facts.error}; "
-                f"correct it, then solvisor servers restart {solver}"
-            )
-    stuck = (server for server in world.servers.values() if server.stuck)
-    text = "the processes of {} (pid {}) would not die; its port and licenses stay taken until they do"
-    return [*problems, *(text.format(server.name, server.pid) for server in stuck)]
+def room_notes(world: World, removes: bool) -> list[str]:
+    """Sentences about a disk that may soon be short of room; ``removes``: old results are removed, as configured."""
+    disk = world.disk
+    if disk is None or disk.no_start is not None or not disk.is_low:
+        return []
+    kept = "as [retention] says" if removes else "for ever: [retention] in the configuration has old ones go"
+    return [f"only {describe_size(disk.free_bytes)} are free on the disk of the home; results are kept {kept}"]
 
 
 def license_problems(world: World, now: float) -> list[str]:
     """Sentences about licenses that nobody is given, for they were refused."""
     return [f"license {rests_in_words(world, name, now)}" for name in sorted(world.used.resting)]
-
-
-def _pool_row(world: World, limits: Limits, solver: str, now: float) -> dict[str, Any]:
-    rule, facts = limits.pools[solver], _facts(world, solver)
-    own = _servers_of(world, solver)
-    states = Counter(server.state for server in own)
-    wanted = max(rule.min, world.used.servers[solver]) if facts.scale is None else facts.scale
-    return {
-        "solver": solver,
-        "state": _pool_state(facts, now),
-        "wanted": 0 if world.draining else wanted,
-        "starting": states[ServerState.STARTING],
-        "up": sum(server.pid is not None for server in own),
-        "ready": states[ServerState.READY] + states[ServerState.BUSY],
-        "busy": states[ServerState.BUSY],
-        "most": rule.max if facts.scale is None else facts.scale,
-        "waiting": _waiting_for_server(world, limits, solver),
-        "failures": len(facts.ends),
-        "error": facts.error,
-    }
-
-
-def _pool_state(facts: PoolFacts, now: float) -> PoolState:
-    if facts.failed:
-        return "failed"
-    return "backoff" if facts.rests_until is not None and facts.rests_until > now else "ok"
-
-
-def _waiting_for_server(world: World, limits: Limits, solver: str) -> int:
-    if world.draining or None in world.pauses or solver in world.pauses:
-        return 0
-    return sum(
-        len(queue)
-        for demand, queue in world.ready.items()
-        if demand.solver == solver and any(w.reason is Reason.SERVER for w in admit(demand, world.used, limits))
-    )
-
-
-def _facts(world: World, solver: str) -> PoolFacts:
-    return world.pools.get(solver) or PoolFacts()
-
-
-def _servers_of(world: World, solver: str) -> list[Server]:
-    return [server for server in world.servers.values() if server.solver == solver]
-
-
-def _server(server: Server, now: float) -> ServerRow:
-    whys = [server.why, "its processes would not die" if server.stuck else None]
-    return ServerRow(
-        name=server.name,
-        solver=server.solver,
-        state=server.state,
-        port=server.port,
-        pid=server.pid,
-        jobs=server.jobs,
-        job=server.job,
-        rss_bytes=server.rss_bytes,
-        started=rfc3339(server.started_us),
-        ready_seconds=server.ready_seconds,
-        age_seconds=max(0.0, now - server.born),
-        in_state_seconds=max(0.0, now - server.since),
-        why="; ".join(filter(None, whys)) or None,
-    )
 
 
 # --- batches --------------------------------------------------------------------------------------------------------
@@ -399,7 +412,7 @@ def batch_view(world: World, batch: Batch, finished: Counter[State]) -> BatchVie
     if roll is not None:
         for state, jobs in roll.states.items():
             counts[State.COLLECTING if state in TERMINAL else state] += jobs
-        for held in world.holding & roll.ids:
+        for held in world.holding.keys() & roll.ids:
             if world.jobs[held].state in TERMINAL:  # its processes would not die
                 counts[State.COLLECTING] -= 1
                 counts[world.jobs[held].state] += 1

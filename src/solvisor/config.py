@@ -11,21 +11,27 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 import tomli_w
 from msgspec import Struct
+from msgspec.structs import replace
 
 from . import tomltext
 from .errors import ConfigError
+from .exposed import open_to_all
 from .fieldtypes import (
     Argument,
     Count,
     Duration,
+    GroupName,
+    HostName,
     LicenseName,
+    Listen,
     Ports,
     Size,
     SolverName,
@@ -56,6 +62,10 @@ class Daemon(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     cpus: Annotated[Count | Literal["auto"], doc("Cores for jobs; auto: those the daemon may use.")] = "auto"
     memory: Annotated[Size | Literal["auto"], doc("Memory for jobs; auto: all but memory_reserve.")] = "auto"
     memory_reserve: Annotated[Size, doc("Where memory is auto: never given to jobs.")] = 2 << 30
+    disk_reserve: Annotated[
+        Size | Literal["auto"],
+        doc("With less free on the disk of the home no job starts; auto: 5 % of it, at most 1 GiB; 0: no such floor."),
+    ] = "auto"
     stop_timeout: Annotated[Duration, doc("How long SIGTERM lets running jobs finish.")] = 60.0
     interruptions_max: Annotated[Count, doc("Interruptions of a job in a row before it is failed: lost.")] = 3
     ports: Annotated[Ports, doc("Where warm servers that are given a port listen.")] = PortRange(23600, 23999)
@@ -92,6 +102,37 @@ class Notify(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     timeout: Annotated[Timeout, doc("The longest run of the command.")] = 30.0
 
 
+class Retention(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long the files of finished jobs are kept; without it, for ever. The rows of their jobs stay."""
+
+    keep_for: Annotated[Timeout | None, doc("How long after the end of the job; unset: for ever.")] = None
+    keep_failed_for: Annotated[Timeout | None, doc("The same for jobs that did not succeed; unset: as keep_for.")] = (
+        None
+    )
+    keep_at_most: Annotated[
+        Size | None, doc("What all results together may take of the disk; the oldest go first.")
+    ] = None
+
+    @property
+    def removes(self) -> bool:
+        """Whether there is a rule at all."""
+        return (self.keep_for, self.keep_failed_for, self.keep_at_most) != (None, None, None)
+
+
+class Api(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who may ask the daemon beside its own user and root, and where beside its socket."""
+
+    group: Annotated[
+        GroupName | None, doc("Its members may submit, cancel and look; without it, the daemon's user and root alone.")
+    ] = None
+    listen: Annotated[
+        Listen | None, doc("Where the page and the API are besides, for those with a token; without it, nowhere.")
+    ] = None
+    hosts: Annotated[
+        tuple[HostName, ...], DISTINCT, doc("Further names browsers may reach that under, as of a reverse proxy.")
+    ] = ()
+
+
 class Sections(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The sections of the configuration file."""
 
@@ -102,9 +143,11 @@ class Sections(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         dict[SolverName, Annotated[AnySolver, TAG_OPTIONAL]], doc("The programs that jobs can ask for.")
     ] = {}
     notify: Annotated[Notify | None, doc("Who is told of finished jobs; without it, nobody.")] = None
+    retention: Annotated[Retention, doc("How long results are kept; without it, for ever.")] = Retention()
+    api: Annotated[Api, doc("Who may ask the daemon, and where.")] = Api()
 
 
-class Config(Sections, frozen=True, kw_only=True):
+class Config(Sections, frozen=True, kw_only=True, dict=True):
     """A configuration file without faults. ``warnings`` are one line each."""
 
     path: Path
@@ -136,32 +179,79 @@ class Config(Sections, frozen=True, kw_only=True):
             raise ConfigError(str(self.path), faults.lines({}))
         return limits
 
+    def unenforced(self, limited: Collection[str]) -> list[str]:
+        """What is configured and cannot be where only these can be limited: ``memory``, ``pids``."""
+        keys = {"memory": "memory_limit", "pids": "processes_limit"}
+        return [
+            f"{' and '.join(names)} of solver {name} {'is' if len(names) == 1 else 'are'} not enforced: the daemon can "
+            "make no cgroups with such limits; run it as a service of systemd (Delegate=yes)"
+            for name, solver in self.solver.items()
+            if (
+                names := [key for what, key in keys.items() if what not in limited and getattr(solver, key) is not None]
+            )
+        ]
+
     def settings(self, spec: JobSpec) -> Settings:
-        """What an attempt of this job is resolved with now. Raises ``KeyError`` if its solver is not configured."""
-        solver = self.solver[spec.solver]
-        return Settings(
-            kind=solver.kind,
-            table=msgspec.to_builtins(solver),
-            timeout_seconds=solver.timeout if spec.timeout_seconds is None else spec.timeout_seconds,
-            cpus=solver.cpus if spec.cpus is None else spec.cpus,
-            memory_bytes=solver.memory if spec.memory_bytes is None else spec.memory_bytes,
-            licenses=_licenses_of_job(solver, spec),
-            retry=solver.retry if spec.retry is None else spec.retry,
+        """What an attempt of this job is resolved with now. Raises ``KeyError`` if its solver is not configured.
+
+        Jobs of a solver that wish for nothing of their own share one record.
+        """
+        usual = self._usual[spec.solver]
+        if _wishes_nothing(spec):
+            return usual.settings
+        settings, licenses = usual.settings, spec.licenses
+        return replace(
+            settings,
+            timeout_seconds=settings.timeout_seconds if spec.timeout_seconds is None else spec.timeout_seconds,
+            cpus=settings.cpus if spec.cpus is None else spec.cpus,
+            memory_bytes=settings.memory_bytes if spec.memory_bytes is None else spec.memory_bytes,
+            licenses=settings.licenses if licenses is None else _held_by_job(self.solver[spec.solver], licenses),
+            retry=settings.retry if spec.retry is None else spec.retry,
         )
 
     def demand(self, spec: JobSpec) -> Demand | None:
         """What a job occupies while it runs; ``None`` if its solver is not configured (any more)."""
-        solver = self.solver.get(spec.solver)
-        if solver is None:
-            return None
-        licenses = _licenses_of_job(solver, spec)
-        return Demand(
-            solver=spec.solver,
-            cpus=solver.cpus if spec.cpus is None else spec.cpus,
-            memory_bytes=solver.memory if spec.memory_bytes is None else spec.memory_bytes,
-            licenses=tuple(sorted((name, count) for name, count in licenses.items() if count)),
-            warm=isinstance(solver, WarmSolver),
+        usual = self._usual.get(spec.solver)
+        if usual is None or _wishes_nothing(spec):
+            return usual and usual.demand
+        return _demand(spec.solver, self.solver[spec.solver], self.settings(spec))
+
+    @cached_property
+    def _usual(self) -> dict[str, _Usual]:
+        """What jobs that wish for nothing of their own are resolved with and occupy, by solver."""
+        return {name: _Usual.of(name, solver) for name, solver in self.solver.items()}
+
+
+class _Usual(NamedTuple):
+    settings: Settings
+    demand: Demand
+
+    @classmethod
+    def of(cls, name: str, solver: AnySolver) -> _Usual:
+        settings = Settings(
+            kind=solver.kind,
+            table=msgspec.to_builtins(solver),
+            timeout_seconds=solver.timeout,
+            cpus=solver.cpus,
+            memory_bytes=solver.memory,
+            licenses=_held_by_job(solver, solver.licenses),
+            retry=solver.retry,
         )
+        return cls(settings, _demand(name, solver, settings))
+
+
+def _demand(name: str, solver: AnySolver, settings: Settings) -> Demand:
+    licenses = tuple(sorted((name, count) for name, count in settings.licenses.items() if count))
+    return Demand(name, settings.cpus, settings.memory_bytes, licenses, warm=isinstance(solver, WarmSolver))
+
+
+def _wishes_nothing(spec: JobSpec) -> bool:
+    """Whether its solver's table says all about a job."""
+    wishes = spec.timeout_seconds, spec.cpus, spec.memory_bytes, spec.licenses, spec.retry
+    return wishes == _NO_WISHES
+
+
+_NO_WISHES: Final = (None,) * 5
 
 
 def load(path: Path) -> Config:
@@ -175,6 +265,11 @@ def load(path: Path) -> Config:
         raise ConfigError(str(path), [f"it cannot be read: {error.strerror}{start}"]) from None
     if sys.platform != "win32" and mode & stat.S_IWOTH:
         raise ConfigError(str(path), [f"everyone may change it, and so what is run; chmod o-w {path}"])
+    parent = open_to_all(path)
+    if parent is not None:
+        raise ConfigError(
+            str(path), [f"everyone may put another in its place; chmod o-w {parent} (or chmod +t {parent})"]
+        )
     if len(data) > LARGEST_FILE:
         raise ConfigError(str(path), [f"it is larger than {LARGEST_FILE >> 20} MiB"])
     try:
@@ -207,6 +302,8 @@ def parse(text: str, path: Path) -> Config:
         check_fixed_ports(sections.solver, sections.daemon.ports, faults)
         if sections.notify is not None:
             _check_notify(sections.notify, faults)
+        if sections.api.listen is not None:
+            _check_listen(sections.api.listen.port, sections, faults)
     if sections is None or faults.found:
         raise ConfigError(str(path), faults.lines(tomltext.locate(text)))
     return Config(
@@ -215,6 +312,8 @@ def parse(text: str, path: Path) -> Config:
         licenses=sections.licenses,
         solver=sections.solver,
         notify=sections.notify,
+        retention=sections.retention,
+        api=sections.api,
         path=path,
         warnings=(*_overlaps(sections.solver), *_absent_functions(sections.solver, path.parent)),
     )
@@ -228,6 +327,8 @@ def to_toml(config: Config) -> str:
         licenses=config.licenses,
         solver=config.solver,
         notify=config.notify,
+        retention=config.retention,
+        api=config.api,
     )
     return tomli_w.dumps(plain(sections))
 
@@ -251,15 +352,25 @@ def _check_notify(notify: Notify, faults: Faults) -> None:
         faults.add(("notify", "on"), 'is empty, so nothing would be told; for example ["failed", "batch"]')
 
 
+def _check_listen(port: int, sections: Sections, faults: Faults) -> None:
+    at, leased = ("api", "listen"), sections.daemon.ports
+    if leased.first <= port <= leased.last:
+        text = f"{port} lies in [daemon] ports, so a warm server may be given it"
+        faults.add(at, f"{text}; choose one without: they are {leased.first}-{leased.last}")
+    for name, solver in sections.solver.items():
+        if isinstance(solver, ServerSolver) and solver.port == port:
+            faults.add(at, f"{port} is the port of solver {name}; choose another")
+
+
 def _pool(solver: WarmSolver, max_jobs: int) -> PoolRule:
     """How many servers there may be where ``max_jobs`` jobs run at once, of all solvers."""
     servers = solver.servers
-    at_once = max_jobs if solver.max_jobs is None else min(max_jobs, solver.max_jobs)
-    if isinstance(solver, ServerSolver) and isinstance(solver.port, int):
-        at_once = 1
-    return PoolRule(
+    most = servers.max
+    if most == "auto" and isinstance(solver, ServerSolver) and isinstance(solver.port, int):
+        most = 1
+    rule = PoolRule(
         min=servers.min,
-        max=max(servers.min, at_once) if servers.max == "auto" else servers.max,
+        max=servers.min if most == "auto" else most,
         idle_seconds=servers.idle,
         recycle_jobs=servers.recycle_jobs,
         recycle_age_seconds=servers.recycle_age,
@@ -267,14 +378,16 @@ def _pool(solver: WarmSolver, max_jobs: int) -> PoolRule:
         licenses=tuple(sorted(solver.licenses.items())),
         restarts=servers.restarts,
         restarts_within_seconds=servers.restarts_within,
+        auto=most == "auto",
     )
+    return rule.within(max_jobs, solver.max_jobs)
 
 
-def _licenses_of_job(solver: SolverConfig, spec: JobSpec) -> dict[str, int]:
-    """What a job itself holds: where a warm server holds licenses, only what the job asks for beyond those."""
+def _held_by_job(solver: SolverConfig, licenses: dict[str, int]) -> dict[str, int]:
+    """What a job that needs these holds itself: where a warm server holds licenses, only what is beyond those."""
     if not isinstance(solver, WarmSolver):
-        return solver.licenses if spec.licenses is None else spec.licenses
-    beyond = {name: count - solver.licenses.get(name, 0) for name, count in (spec.licenses or {}).items()}
+        return licenses
+    beyond = {name: count - solver.licenses.get(name, 0) for name, count in licenses.items()}
     return {name: count for name, count in beyond.items() if count > 0}
 
 

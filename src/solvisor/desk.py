@@ -3,7 +3,8 @@
 Questions about live jobs and the daemon are answered from memory, so they are answered while a disk hangs; those about
 the past are read over a connection of their own. Orders are carried out in the engine's own task and answered when they
 are durable. Rules: nothing here changes state but through ``Engine.carry_out``. It must not know HTTP, or what is
-printed.
+printed. One file, if a long one: it is all that can be asked of a daemon, and what may be asked without one is in
+``questions`` already.
 """
 
 from __future__ import annotations
@@ -11,23 +12,28 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import date, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
+import anyio.lowlevel
 import structlog
 import tomli_w
 from msgspec.structs import replace
 
-from . import __version__, answers, fleet
+from . import __version__, answers, failpoint, fleet, fleetview, overrides
+from .acceptance import STEPS_AT_ONCE
 from .clock import now_us
+from .counters import Counters
 from .engine import Engine
-from .errors import Refused
-from .events import Cancel, Event, Retire
+from .errors import NoRoom, Refused, StoreDamaged
+from .events import Cancel, Event, Prioritize, Retire
+from .feed import Filter, What
+from .figures import Report
+from .heartbeat import Heartbeat
 from .history import History
 from .home import Home, IdMaker
 from .inbox import Inbox, Wait
@@ -35,17 +41,36 @@ from .intake import decide
 from .kinds import ServerSolver
 from .machine import queued_members
 from .manifest import rfc3339
-from .model import TARGETS, TERMINAL, Batch, Job, JobSpec, Pause, Request, Server, State
+from .model import (
+    TARGETS,
+    TERMINAL,
+    Batch,
+    FileFact,
+    Intake,
+    Job,
+    JobSpec,
+    Override,
+    Pause,
+    Request,
+    Server,
+    State,
+)
 from .names import FOLDER_JOB_FILE, escape_name, is_job_file, unescape_name
 from .orders import Stopping, Unsure
+from .pile import unless
 from .questions import Conflict, NoSuchServer, Questions, has_members, no_batch
+from .readers import Readers
+from .reload import NOTES
 from .spool import NotDurable, Take, Upload
+from .submission import Submission, Threads
+from .usage import Present
 from .views import (
     BatchRule,
     BatchView,
     Health,
     InboxWait,
     JobView,
+    Limits,
     PoolView,
     Status,
     Submitted,
@@ -55,6 +80,7 @@ from .views import (
 T = TypeVar("T")
 
 RUNNING_SHOWN = 100
+WAITING_SHOWN = 20
 FAILED_SHOWN = 5
 WAITS_SHOWN = 20
 BATCH_JOBS_MAX = 1_000_000
@@ -62,75 +88,150 @@ NAME_MAX = 500
 """Characters in the name of a batch."""
 SERVERS_MAX = 1000
 """As many as the configuration allows."""
-LOOK_SECONDS = 10.0
-"""How often the free space and the configuration file are looked at."""
-
-CHANGED = "configuration"
-"""What the sentence about a changed configuration is called among the troubles; it is a note, and nothing is wrong."""
 
 log = structlog.get_logger()
 
 
 class Desk(Questions):
-    """Answers for one daemon. Call ``prepare`` before anything is asked, and ``published`` for every result."""
+    """Answers for one daemon. Call ``prepare`` before anything is asked, and ``published`` for every result.
 
-    def __init__(self, *, engine: Engine, inbox: Inbox, home: Home, history: History, ids: IdMaker, host: str) -> None:
+    ``heartbeat`` knows the lag of the loop, ``lost_lines`` how many lines of the log could not be written so far,
+    ``escaped`` how many processes escaped and were found, ``page`` where browsers find the daemon, if they do,
+    ``present`` how busy it is as far as that is not written yet.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        inbox: Inbox,
+        home: Home,
+        history: History,
+        ids: IdMaker,
+        host: str,
+        heartbeat: Heartbeat,
+        escaped: Callable[[], int] = lambda: 0,
+        lost_lines: Callable[[], int] = lambda: 0,
+        page: Callable[[], str | None] = lambda: None,
+        present: Callable[[], Present | None] = lambda: None,
+    ) -> None:
         super().__init__(known=engine, home=home, history=history)
+        self.readers = Readers(engine.feed, lambda: engine.bell, lambda: engine.over, self._facts)
+        self._heartbeat = heartbeat
+        self._lost_lines = lost_lines
+        self._page = page
+        self._unwritten = present
         self._engine = engine
+        self._escaped = escaped
         self._host = host
         self._inbox = inbox
+        self._waits: tuple[tuple[tuple[str, Wait], ...], list[tuple[str, str, str]]] = (), []
         self._ids = ids
         self._began = time.monotonic()
-        self._files = anyio.CapacityLimiter(4)
+        self._threads = Threads()
         self._today: tuple[date, Counter[State]] = (date.min, Counter())
         self._failed: deque[Job] = deque(maxlen=FAILED_SHOWN)
-        self._disk_free: int | None = None
+        self.counters = Counters()
 
     async def prepare(self) -> None:
-        """Read what this day brought before this life."""
-        today = datetime.now().astimezone().date()
+        """Read what this day brought before this life, and how long the last jobs ran."""
+        today = date.today()  # noqa: DTZ011  as people here count days
         midnight = datetime.combine(today, datetime.min.time()).astimezone()
         since_us = int(midnight.timestamp() * 1e6)
         self._today = today, await self._read(partial(self._history.finished_since, since_us))
         self._failed.extend(reversed(await self._read(partial(self._history.failed_since, since_us, FAILED_SHOWN))))
-
-    async def look_around(self) -> None:
-        """Keep the figure of free space fresh, and notice a changed configuration, until cancelled."""
-        path = self._engine.config.path
-        as_read = await anyio.to_thread.run_sync(_stamp, path, limiter=self._looking)
-        while True:
-            with suppress(OSError):  # what cannot be told now is told later
-                self._disk_free = await anyio.to_thread.run_sync(self._home.free_bytes, limiter=self._looking)
-            if await anyio.to_thread.run_sync(_stamp, path, limiter=self._looking) == as_read:
-                self._engine.trouble.pop(CHANGED, None)
-            else:
-                self._engine.trouble[CHANGED] = (
-                    f"the configuration {path} was changed after the daemon had read it: "
-                    "start the daemon again to have it read"
-                )
-            await anyio.sleep(LOOK_SECONDS)
+        for ran in await self._read(self._history.ran_lately):
+            self._usual.add(ran)
 
     def published(self, job: Job) -> None:
         """Count a job whose result lies in its place."""
         self._tally()[job.state] += 1
+        self.counters.count(job, self._engine.config.solver)
+        self._usual.count(job)
         if job.state is State.FAILED:
             self._failed.append(replace(job, manifest=None))
 
+    def _present(self) -> Present | None:
+        return None if self._engine.over else self._unwritten()
+
     def _tally(self) -> Counter[State]:
-        today = datetime.now().astimezone().date()
+        today = date.today()  # noqa: DTZ011  as people here count days
         if today != self._today[0]:
             self._today = today, Counter()
             self._failed.clear()
         return self._today[1]
 
+    def events(self, since: str | None, wanted: Filter) -> AsyncGenerator[bytes, None]:
+        """What happens from now on, or from the cursor ``since`` on, as server-sent events."""
+        return self.readers.stream(since, wanted, self._host, __version__)
+
+    def _facts(self) -> dict[What, object]:
+        """What is told to have changed, once it is not the same any more."""
+        world = self._engine.world
+        pools = [(p.failed, p.rests_until, p.error, p.scale, len(p.ends)) for p in world.pools.values()]
+        return {
+            "servers": (list(world.servers.values()), pools),
+            "limits": (self._engine.limits, list(world.overrides.values())),
+            "pauses": list(world.pauses.values()),
+            "batches": world.batch_changes,
+            "config": self._engine.config,
+            "health": self._health(),
+            "inbox": self._waits_told(),
+            "order": world.reordered,
+        }
+
+    async def report(self, since_us: int, until_us: int) -> Report:
+        """As ``Questions.report``; the end of the daemon does not wait for it. Raises ``Stopping``."""
+
+        async def ends() -> None:
+            while not self._engine.over:
+                await self._engine.bell.wait()
+
+        found = await unless(ends, partial(super().report, since_us, until_us))
+        if found is None:
+            raise Stopping
+        return found
+
+    def _waits_told(self) -> list[tuple[str, str, str]]:
+        """What waits in the inbox, and why; made once for each look at it."""
+        waiting = self._inbox.waiting
+        if waiting is not self._waits[0]:
+            self._waits = waiting, [(route, wait.name, wait.why) for route, wait in waiting]
+        return self._waits[1]
+
+    def _health(self) -> tuple[Health, tuple[str, ...]]:
+        """How the daemon is, and what is wrong."""
+        world, limits = self._engine.world, self._engine.limits
+        problems = [*self._engine.trouble.values(), *filter(None, [self._inbox.trouble])]
+        soon = answers.room_notes(world, self._engine.config.retention.removes)
+        soon += answers.limit_notes(world, self._engine.configured)
+        problems += soon
+        problems += answers.homeless_problems(world, limits)
+        problems += answers.disk_problems(world)
+        problems += fleetview.server_problems(world, limits)
+        problems += answers.unkillable_problems(world)
+        problems += answers.license_problems(world, time.monotonic())
+        wrong = len(problems) > len(NOTES & self._engine.trouble.keys()) + len(soon)
+        return "stopping" if world.draining else "degraded" if wrong else "healthy", tuple(problems)
+
+    def not_ready(self) -> str | None:
+        """Why the daemon takes no work now, if so; nothing of it is about jobs."""
+        world = self._engine.world
+        if world.draining:
+            return "the daemon is stopping"
+        if world.no_intake is not None:
+            return f"nothing is taken in now: {world.no_intake}"
+        return "what may have ended earlier daemons is looked at first" if world.wary else None
+
+    def database_bytes(self) -> int:
+        """What the database takes of the disk, with its log. Blocks."""
+        db = self._home.db
+        return sum(path.stat().st_size for path in (db, db.with_name(f"{db.name}-wal")) if path.exists())
+
     def status(self) -> Status:
         """The daemon at this moment."""
         world, limits, now = self._engine.world, self._engine.limits, now_us()
-        problems = [*self._engine.trouble.values(), *filter(None, [self._inbox.trouble])]
-        problems += answers.server_problems(world, limits)
-        problems += answers.license_problems(world, time.monotonic())
-        wrong = len(problems) > (CHANGED in self._engine.trouble)
-        health: Health = "stopping" if world.draining else "degraded" if wrong else "healthy"
+        health, problems = self._health()
         held = [world.jobs[job_id] for job_id in world.holding]
         running = sorted((job for job in held if job.state is State.RUNNING), key=lambda job: job.seq)
         unkillable = sum(job.state in TERMINAL for job in held)
@@ -143,50 +244,64 @@ class Desk(Questions):
             inbox_path=str(self._home.inbox),
             pid=os.getpid(),
             health=health,
-            problems=tuple(problems),
+            problems=problems,
             up_seconds=time.monotonic() - self._began,
             now=rfc3339(now),
             running=len(running),
+            escaped=self._escaped(),
             collecting=len(world.jobs) - waiting - len(running) - unkillable,
             waiting=waiting,
             today=Today(**{state.value: self._tally()[state] for state in TERMINAL}),
-            disk_free_bytes=self._disk_free,
+            loop_lag_seconds=self._heartbeat.recent,
+            loop_lag_worst_seconds=self._heartbeat.worst,
+            log_lines_lost=self._lost_lines(),
+            disk_free_bytes=world.disk.free_bytes if world.disk else None,
+            disk_reserve_bytes=world.disk.reserve_bytes if world.disk else None,
             waiting_for=answers.waiting_for(world, limits),
             inbox=tuple(_inbox_wait(*wait) for wait in waits[:WAITS_SHOWN]),
             inbox_total=len(waits),
+            inbox_settling=self._inbox.settling,
+            inbox_looked=None if self._inbox.looked_us is None else rfc3339(self._inbox.looked_us),
+            cursor=self._engine.feed.cursor(self._engine.feed.last),
             paused=answers.pauses(world),
-            servers=answers.pool_rows(world, limits, time.monotonic()),
+            limits_set=answers.limits_set(world, self._engine.configured, limits),
+            servers=fleetview.pool_rows(world, limits, time.monotonic()),
             running_jobs=tuple(self._row(job) for job in running[:RUNNING_SHOWN]),
+            waiting_jobs=tuple(self._row(world.jobs[job_id]) for job_id in answers.first_waiting(world, WAITING_SHOWN)),
             last_failed=tuple(self._row(job) for job in reversed(self._failed) if job.id not in world.jobs),
             solvers=tuple(sorted(self._engine.config.solver)),
+            page=self._page(),
             **answers.levels(world, limits),
         )
 
     # --- orders -----------------------------------------------------------------------------------------------------
 
-    async def open_upload(self, name: str) -> Upload:
-        """Begin a submission whose first file is called ``name``. Its methods block: call them in a thread."""
-        job_id = self._ids.new_id(name, now_us())
-        return await self._in_thread(partial(Upload, self._home, job_id))
+    def begin(self, name: str, *, is_long: bool = False) -> Submission:
+        """Begin a submission whose first file is called ``name``. Raises ``NoRoom``."""
+        self.must_have_room()
+        return Submission(self._home, self._ids.new_id(name, now_us()), self._threads, is_long=is_long)
+
+    def must_have_room(self) -> None:
+        """Raise ``NoRoom`` if the disk has no room for anything new."""
+        why = self._engine.world.no_intake
+        if why is not None:
+            raise NoRoom(f"nothing is taken in now: {why}; then try again")
 
     async def submit(
-        self, upload: Upload, names: list[str], job: Mapping[str, Any] | bytes | None, request: Request
+        self, submission: Submission, job: Mapping[str, Any] | bytes | None, request: Request
     ) -> Submitted:
-        """Make an upload a job, and answer when it is durable.
+        """Make all that was sent a job, and answer when it is durable.
 
-        ``names`` are its files as they came; ``job`` are wishes, as the keys of a job file or as the bytes of one. A
-        submission whose key a job has already, with the same files and wishes, is that job. Raises ``Refused``.
+        ``job`` are wishes, as the keys of a job file or as the bytes of one. A submission whose key a job has already,
+        with the same files and wishes, is that job. Raises ``Refused``.
         """
-        async with self._or_nothing(upload):
+        async with self._or_nothing(submission):
             self._must_not_stop()
             if request.batch is not None:
                 await self._must_take_jobs(request.batch)
-            if job is None and FOLDER_JOB_FILE not in names:
-                job = {}
-            if job is not None:
-                await self._in_thread(partial(_write_job_file, upload, names, job))
-            take = Take(upload.job_id, (os.path.basename(names[0]),), folder=True, request=request)
-            return await self._accept(upload, take)
+            names = submission.names
+            take = Take(submission.job_id, (os.path.basename(names[0]),), folder=True, request=request)
+            return await self._accept(submission, take, partial(_add_job_file, names, job))
 
     async def retry(self, job: Job, user: str | None) -> Submitted:
         """Make a new job of a finished one, with its inputs and wishes, judged by today's configuration.
@@ -194,20 +309,22 @@ class Desk(Questions):
         Raises ``Conflict``, ``Refused``.
         """
         self._must_not_stop()
+        await self.soon_published(job)
         if job.id in self._engine.world.jobs:
             state = answers.shown_state(job, live=True)
             raise Conflict("not_finished", f"{job.id} is {state}; only a finished job can be run again")
         spec = job.spec
-        upload = await self.open_upload(spec.name)
-        async with self._or_nothing(upload):
-            await self._in_thread(partial(upload.copy_inputs, self._home, TARGETS[job.state], job.id))
+        submission = self.begin(spec.name, is_long=True)
+        async with self._or_nothing(submission):
             request = Request("retry", user, retry_of=job.id)
-            take = Take(upload.job_id, (unescape_name(spec.source.path),), spec.route, spec.folder, request=request)
-            return await self._accept(upload, take, job)
+            sources = (unescape_name(spec.source.path),)
+            take = Take(submission.job_id, sources, spec.route, spec.folder, request=request)
+            copy = partial(Upload.copy_inputs, home=self._home, target=TARGETS[job.state], job_id=job.id)
+            return await self._accept(submission, take, copy, spec.inputs)
 
     @asynccontextmanager
-    async def _or_nothing(self, upload: Upload) -> AsyncIterator[None]:
-        """Whoever goes away meanwhile: an upload becomes a job, or nothing of it is left."""
+    async def _or_nothing(self, submission: Submission) -> AsyncIterator[None]:
+        """Whoever goes away meanwhile: a submission becomes a job, or nothing of it is left."""
         with anyio.CancelScope(shield=True):
             try:
                 yield
@@ -216,15 +333,27 @@ class Desk(Questions):
             except Exception as error:
                 if isinstance(error, NotDurable):
                     self._engine.fail(error)
-                await self._discard(upload)
+                await submission.discard()
                 raise
 
-    async def _accept(self, upload: Upload, take: Take, again: Job | None = None) -> Submitted:
-        """Make a whole upload a job, unless a job with its key is that very job. Raises ``Refused``, ``Stopping``."""
-        config, limits = self._engine.config, self._engine.limits
-        expected = again.spec.inputs if again else None
-        taken = await self._in_thread(partial(upload.finish, take, expected))
-        intake = await self._in_thread(partial(decide, config, limits, self._home, taken))
+    async def _accept(
+        self,
+        submission: Submission,
+        take: Take,
+        complete: Callable[[Upload], None],
+        expected: Sequence[FileFact] | None = None,
+    ) -> Submitted:
+        """Make a submission a job, unless a job with its key is that very job. Raises ``Refused``, ``Stopping``.
+
+        ``complete`` adds what is still missing; ``expected`` is what its files must be, where that is known.
+        """
+        config, limits = self._engine.config, self._engine.reach
+
+        def claim(upload: Upload) -> Intake:
+            complete(upload)
+            return decide(config, limits, self._home, upload.finish(take, expected))
+
+        intake = await submission.do(claim)
         if intake.refusal is not None:
             raise Refused(*intake.refusal)
         spec = intake.spec
@@ -236,28 +365,14 @@ class Desk(Questions):
             other = await self._job_of_key(spec.key)
             if not _is_same(other, spec):
                 raise
-            await self._discard(upload)
+            await submission.discard()
             return Submitted(other.id, other.spec.name, other.spec.solver, existing=True)
-        await self._in_thread(upload.close)
+        failpoint.reach("submit.accepted")
         return Submitted(intake.id, spec.name, spec.solver)
-
-    async def abandon(self, upload: Upload) -> None:
-        """Leave nothing of a submission that broke off."""
-        with anyio.CancelScope(shield=True):
-            await self._discard(upload)
-
-    async def _discard(self, upload: Upload) -> None:
-        def discard() -> None:
-            try:
-                upload.discard()
-            finally:
-                upload.close()
-
-        await self._in_thread(discard)
 
     async def _job_of_key(self, key: str) -> Job:
         """The job that has this key, once it is durable."""
-        await self._engine.carry_out(_nothing)
+        await self._engine.settle()
         found = await self._read(partial(self._history.job_of_key, key))
         if found is None:
             raise AssertionError(f"the key {key!r} belongs to nobody")
@@ -267,14 +382,19 @@ class Desk(Questions):
         """End a job. Raises ``Conflict`` if it is finished."""
 
         async def act(apply: Callable[[Event], None]) -> None:
-            live = self._engine.world.jobs.get(job.id)
-            if live is None or live.state in TERMINAL:
-                raise Conflict("finished", f"{job.id} is finished already ({(live or job).state.value})")
+            self._unfinished(job)
             log.info("job.cancel_asked", id=job.id, by=user)
             apply(Cancel(job.id, now_us()))
 
         await self._engine.carry_out(act)
         return await self.view(await self.find(job.id, None))
+
+    def _unfinished(self, job: Job) -> Job:
+        """The job as it is now. Raises ``Conflict`` if it is finished."""
+        live = self._engine.world.jobs.get(job.id)
+        if live is None or live.state in TERMINAL:
+            raise Conflict("finished", f"{job.id} is finished already ({(live or job).state.value})")
+        return live
 
     async def pause(self, solver: str | None, note: str | None, user: str | None) -> Status:
         """Start nothing more of ``solver``, or of any. Raises ``Refused`` for a solver that does not exist."""
@@ -300,6 +420,42 @@ class Desk(Questions):
 
         await self._engine.carry_out(act)
         return self.status()
+
+    async def limit(self, name: str, value: int | None, note: str | None, user: str | None) -> Limits:
+        """Have a limit be ``value``, whatever the configuration says, until somebody takes that back (``None``).
+
+        Raises ``Refused`` for a limit that does not exist, or a value that it cannot have.
+        """
+
+        async def act(_: Callable[[Event], None]) -> None:
+            engine = self._engine
+            known = overrides.values(engine.configured)
+            before = overrides.values(engine.limits).get(name)
+            if value is None:
+                overrides.check_name(name, known | engine.world.overrides)
+                engine.end_limit(name)
+            else:
+                overrides.check(name, value, known)
+                engine.set_limit(Override(name, value, user, now_us(), note))
+            log.info("limit.set", limit=name, before=before, value=value, by=user, note=note)
+
+        await self._engine.carry_out(act)
+        return self.limits()
+
+    async def prioritize(self, job: Job, priority: int, user: str | None) -> JobView:
+        """Move a queued job in the order. Raises ``Conflict`` if it has started."""
+
+        async def act(apply: Callable[[Event], None]) -> None:
+            live = self._unfinished(job)
+            if live.state is not State.QUEUED:
+                raise Conflict(
+                    "started", f"{job.id} is {live.state.value}; only a job that waits has a place in the order"
+                )
+            apply(Prioritize(job.id, priority))
+            log.info("job.priority", id=job.id, before=live.priority, priority=priority, by=user)
+
+        await self._engine.carry_out(act)
+        return await self.view(await self.find(job.id, None))
 
     async def scale(self, solver: str, count: int | None, user: str | None) -> PoolView:
         """Have exactly ``count`` warm servers of ``solver`` until the daemon ends; ``None``: as configured.
@@ -350,7 +506,9 @@ class Desk(Questions):
             nonlocal solver
             solver, servers = self._meant(target)
             if forgets:
-                fleet.restart(self._engine.world, self._engine.limits.pools[solver], solver)
+                rule = self._engine.limits.pools.get(solver)
+                if rule is not None:
+                    fleet.restart(self._engine.world, rule, solver)
             why = f"{word} by {user}" if user else word
             for server in servers:
                 self._engine.post(Retire(server.name, why, time.monotonic()))
@@ -377,7 +535,7 @@ class Desk(Questions):
         return f"{what}; solvers with warm servers: {', '.join(sorted(pools)) or 'none'}"
 
     def _pool(self, solver: str) -> PoolView:
-        return answers.pool(self._engine.world, self._engine.limits, solver, time.monotonic())
+        return fleetview.pool(self._engine.world, self._engine.limits, solver, time.monotonic())
 
     async def open_batch(self, rule: BatchRule, user: str | None) -> BatchView:
         """A new batch, to submit jobs into. Raises ``Refused`` for a rule that cannot be kept."""
@@ -421,9 +579,11 @@ class Desk(Questions):
                 started = (member for member in world.holding if world.jobs[member].spec.batch == batch_id)
                 members += sorted(started)
             log.info("batch.cancel_asked", batch=batch_id, by=user, jobs=len(members))
-            for member in members:
+            for number, member in enumerate(members, 1):
                 if world.jobs[member].state not in TERMINAL:  # one may have been skipped with another
                     apply(Cancel(member, now_us()))
+                if number % STEPS_AT_ONCE == 0:
+                    await anyio.lowlevel.checkpoint()
 
         await self._engine.carry_out(act)
         return await self.batch(batch_id)
@@ -458,33 +618,26 @@ class Desk(Questions):
         if solver is not None and solver not in known:
             raise Refused("usage", f"there is no solver {solver!r}; there are: {', '.join(sorted(known)) or 'none'}")
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await anyio.to_thread.run_sync(work, limiter=self._files)
-
-
-async def _nothing(_: Callable[[Event], None]) -> None:
-    """An order that changes nothing; it is done when everything before it is durable."""
+    async def _read(self, question: Callable[[], T]) -> T:
+        try:
+            return await super()._read(question)
+        except StoreDamaged as error:  # what cannot be read must not be written to either
+            self._engine.fail(error)
+            raise
 
 
 def _inbox_wait(route: str, wait: Wait) -> InboxWait:
     return InboxWait(escape_name(f"{route}/{wait.name}" if route else wait.name), wait.why, wait.text)
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What changes with a file; ``None`` where there is none to be seen."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _write_job_file(upload: Upload, names: list[str], job: Mapping[str, Any] | bytes) -> None:
+def _add_job_file(names: list[str], job: Mapping[str, Any] | bytes | None, upload: Upload) -> None:
     """Put what was asked for beside the files, where a crash leaves it and anybody can read it."""
     if FOLDER_JOB_FILE in names:
+        if job is None:
+            return
         raise Refused("usage", "the job came twice, as a job file and beside the files; send one of them")
-    if isinstance(job, Mapping):
-        wishes = {key: value for key, value in job.items() if value is not None}
+    if not isinstance(job, bytes):
+        wishes = {key: value for key, value in (job or {}).items() if value is not None}
         top = [name for name in names if "/" not in name and name != FOLDER_JOB_FILE and not is_job_file(name)]
         if "inputs" not in wishes and top:
             wishes["inputs"] = top

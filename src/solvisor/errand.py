@@ -7,6 +7,7 @@ It decides nothing about the server, changes no state and posts nothing by itsel
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -43,6 +44,8 @@ class _OwnProcess:
 class Errand:
     """One attempt of ``job`` in ``folder``; a ``Work`` for the server's kind and a handle for the runner.
 
+    ``since`` is when it set out, on the monotonic clock: what was seen of its server before may not hold any more.
+
     ``make_spec`` says how a program is started for it; ``on_begin`` is called with the pid of its server once that has
     it, and ``on_launch`` with the program and its handle.
     """
@@ -58,6 +61,7 @@ class Errand:
     ) -> None:
         self.job = job
         self.folder = folder
+        self.since = time.monotonic()
         self.scope = anyio.CancelScope()
         self.stopped = False
         self.server_died = False
@@ -78,7 +82,7 @@ class Errand:
         try:
             # Not to be cancelled: what was started must be seen to its end.
             with anyio.CancelScope(shield=True):
-                self._handle = handle = await self._backend.launch(self._make_spec(program, cwd))
+                self._handle = handle = await self._backend.launch(lambda: self._make_spec(program, cwd))
         finally:
             self._launching = False
         self._on_launch(program, handle)

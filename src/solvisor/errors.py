@@ -39,6 +39,14 @@ class HomeError(SolvisorError):
     exit_status = 2
 
 
+class HomeUnavailable(HomeError):
+    """The home cannot be used now, for trouble of the machine (a full or read-only disk): later it may."""
+
+    code = "home_unavailable"
+    retryable = True
+    exit_status = 75
+
+
 class AlreadyRunning(SolvisorError):
     """Another daemon holds this home."""
 
@@ -47,10 +55,16 @@ class AlreadyRunning(SolvisorError):
 
 
 class StoreError(SolvisorError):
-    """The database is damaged or was written by a newer Solvisor; the file is kept as it is."""
+    """The database cannot be used, as a newer Solvisor wrote it; the file is kept as it is."""
 
     code = "store"
     exit_status = 2
+
+
+class StoreDamaged(StoreError):
+    """The database cannot be read, or is not there although there are results: its text says how to go on."""
+
+    code = "store_damaged"
 
 
 class StoreUnavailable(StoreError):
@@ -65,6 +79,14 @@ class StoreFailed(StoreError):
     """The disk failed under the database: what was written last may be gone. Restart and recover from what is there."""
 
     code = "store_failed"
+    exit_status = 75
+
+
+class NoRoom(SolvisorError):
+    """The disk has no room for anything new: nothing was taken in, and it can be tried again."""
+
+    code = "unavailable"
+    retryable = True
     exit_status = 75
 
 

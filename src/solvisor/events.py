@@ -117,9 +117,20 @@ class Lost(Fenced, frozen=True):
 
 
 class Resumed(Fenced, frozen=True):
-    """A new life of the daemon takes up the collecting that an earlier one did not finish."""
+    """A new life of the daemon takes up the collecting that an earlier one did not finish.
 
-    interruptions_max: int
+    ``ended``: so many starts ended while they did so, and none shall try again; else 0.
+    """
+
+    ended: int
+    now_us: int
+
+
+class SetAside(Event, frozen=True):
+    """It cannot be worked on, and shall not hold up the others: ``code`` and ``message`` say why."""
+
+    code: str
+    message: str
     now_us: int
 
 
@@ -135,6 +146,12 @@ class Cancel(Event, frozen=True):
     """A user wants the job ended."""
 
     now_us: int
+
+
+class Prioritize(Event, frozen=True):
+    """A user wants the job to wait elsewhere in the order: a higher ``priority`` starts first."""
+
+    priority: int
 
 
 class DependencyOver(Event, frozen=True):

@@ -6,13 +6,14 @@ bytes as ``int``), its ``Rule`` is what people write. This module knows no key o
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from typing import Annotated, Any, Final
 
 from msgspec import Meta
 
-from .model import PortRange
+from .model import Address, PortRange
 from .tables import Rule
 from .units import DURATION_PATTERN, SIZE_PATTERN, format_duration, format_size, parse_duration, parse_size
 
@@ -21,6 +22,8 @@ LOWEST_PORT: Final = 1024
 """Those below are for privileged users."""
 HIGHEST_PORT: Final = 65535
 PORTS_PATTERN: Final = r"([0-9]{1,5})-([0-9]{1,5})"
+LISTEN_PATTERN: Final = r"([0-9.]{7,15}|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5})"
+HOST_NAME: Final = r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?"
 
 
 def doc(text: str) -> Meta:
@@ -85,6 +88,25 @@ def _ports(value: Any) -> PortRange:
     return ports
 
 
+def _loopback(value: Any) -> Address:
+    found = re.fullmatch(LISTEN_PATTERN, value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError
+    try:
+        address = ipaddress.ip_address(found[1].strip("[]"))
+    except ValueError:
+        raise ValueError("the part before the port is no IP address") from None
+    is_mapped = isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None
+    if not address.is_loopback or is_mapped:
+        raise ValueError(
+            "it can be reached from other machines, and HTTP alone keeps no secret there; listen on 127.0.0.1 and come "
+            "from afar through ssh -L 8642:127.0.0.1:8642, or through a reverse proxy with TLS (its name into hosts)"
+        )
+    if not 1 <= int(found[2]) <= HIGHEST_PORT:
+        raise ValueError(f"ports are from 1 to {HIGHEST_PORT}")
+    return Address(str(address), int(found[2]))
+
+
 _FILE_NAME: Final = r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f-\x9f]{1,255}"
 _DOTTED: Final = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 _DURATION_SCHEMA: Final = {"type": "string", "pattern": DURATION_PATTERN}
@@ -140,6 +162,8 @@ Scalar = Annotated[
     Rule("a number, a text in quotes, or true or false", _storable, {"type": ["boolean", "number", "string"]}).meta(),
 ]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Priority = Annotated[int, Meta(ge=-1000, le=1000)]
+"""Higher starts first."""
 Port = Annotated[int, Meta(ge=LOWEST_PORT, le=HIGHEST_PORT)]
 Ports = Annotated[
     PortRange,
@@ -150,3 +174,14 @@ Ports = Annotated[
         lambda ports: f"{ports.first}-{ports.last}",
     ).meta(),
 ]
+Listen = Annotated[
+    Address,
+    Rule(
+        'a loopback address with a port, such as "127.0.0.1:8642" or "[::1]:8642"',
+        _loopback,
+        {"type": "string", "pattern": f"^{LISTEN_PATTERN}$"},
+        lambda address: address.authority,
+    ).meta(),
+]
+HostName = Annotated[str, _text(HOST_NAME, 'the name of a machine, without a port, such as "ws04.example"').meta()]
+GroupName = Annotated[str, _text(r"[^\x00-\x1f\x7f-\x9f:/]{1,64}", "the name of a group of users").meta()]

@@ -13,15 +13,21 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO, Final, NamedTuple, TypeAlias
+
+StrPath: TypeAlias = str | os.PathLike[str]
 
 WINDOW: Final = 1 << 20
 OVERLAP: Final = 64 << 10
 """A match longer than this may be cut short."""
 TAIL_BYTES: Final = 4096
 TAIL_LINES: Final = 20
+
+
+def cut_line(count: int) -> bytes:
+    """What stands in a log instead of ``count`` bytes of its middle."""
+    return f"\n[solvisor: {count} bytes cut here, the log was longer than its cap]\n".encode()
 
 
 class Found(NamedTuple):
@@ -41,36 +47,45 @@ class _Window(NamedTuple):
     line: int
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: StrPath) -> BinaryIO:
     """Open a regular file for reading. Raises ``OSError``, also if the name is a link or anything else."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     file = os.fdopen(os.open(path, flags), "rb", buffering=0)
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
     return file
 
 
-def search(path: Path, patterns: Sequence[re.Pattern[str]]) -> list[Found | None]:
+def search(path: StrPath, patterns: Sequence[re.Pattern[str]]) -> list[Found | None]:
     """The first match of each pattern. Lines end at ``\\n``; for ``^`` and ``$`` also where a progress display rewinds.
 
     Raises ``OSError``.
     """
-    found: list[Found | None] = [None] * len(patterns)
     with open_regular(path) as file:
-        for window in _windows(file):
-            # The same length, so that places in one are places in the other.
-            text = window.text.replace("\r", "\n")
-            for index, pattern in enumerate(patterns):
-                match = pattern.search(text, window.start) if found[index] is None else None
-                if match and match.start() < window.stop:
-                    found[index] = _found(match, window)
-            if None not in found:
-                break
+        return _search(_windows(_data(file)), patterns)
+
+
+def search_nothing(patterns: Sequence[re.Pattern[str]]) -> list[Found | None]:
+    """As ``search`` in an empty file."""
+    return _search(_windows(iter(())), patterns)
+
+
+def _search(windows: Iterable[_Window], patterns: Sequence[re.Pattern[str]]) -> list[Found | None]:
+    found: list[Found | None] = [None] * len(patterns)
+    for window in windows:
+        # The same length, so that places in one are places in the other.
+        text = window.text.replace("\r", "\n")
+        for index, pattern in enumerate(patterns):
+            match = pattern.search(text, window.start) if found[index] is None else None
+            if match and match.start() < window.stop:
+                found[index] = _found(match, window)
+        if None not in found:
+            break
     return found
 
 
-def tail(path: Path) -> str:
+def tail(path: StrPath) -> str:
     """The end of a text file, at most 20 lines and 4 KiB, what is not printable escaped. Raises ``OSError``."""
     with open_regular(path) as file:
         size = file.seek(0, os.SEEK_END)
@@ -110,10 +125,9 @@ def _found(match: re.Match[str], window: _Window) -> Found:
     return Found(text, window.line + window.text.count("\n", 0, match.start()), whole_line)
 
 
-def _windows(file: BinaryIO) -> Iterator[_Window]:
+def _windows(data: Iterator[bytes]) -> Iterator[_Window]:
     """The text in overlapping windows: a match that begins in the overlap is left to the next one."""
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    data = _data(file)
     text, start, line = "", 0, 1
     last = False
     while not last:

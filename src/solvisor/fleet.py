@@ -172,7 +172,10 @@ def _ended(world: World, server: Server, event: ServerEnded, rules: dict[str, Po
         return []
     if event.denied:
         world.refusals.refuse(server.licenses, event.error, event.now)
-    pool, rule = world.pool(server.solver), rules[server.solver]
+    rule = rules.get(server.solver)
+    if rule is None:  # its solver is not configured any more
+        return []
+    pool = world.pool(server.solver)
     pool.error = event.error
     if pool.rests_until is not None and event.now < pool.rests_until:
         return []  # others went down with it: that is one failure

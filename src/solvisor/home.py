@@ -6,16 +6,16 @@ This module must not know jobs, rows or what lies in the folders.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import errno
 import itertools
 import os
 import re
 import secrets
-import shutil
 import socket
-import stat
 import sys
+import threading
 import time
 import tomllib
 import unicodedata
@@ -26,7 +26,10 @@ from pathlib import Path
 import msgspec
 import tomli_w
 
-from .errors import AlreadyRunning, HomeError
+from . import failpoint
+from .errors import AlreadyRunning, HomeError, HomeUnavailable
+from .exposed import open_to_all
+from .trouble import is_passing
 
 if sys.platform != "win32":
     import fcntl
@@ -38,7 +41,9 @@ _NETWORK = frozenset(
 _BASE32HEX = "0123456789abcdefghijklmnopqrstuv"
 _TIME_LENGTH = 9
 _RANDOM_LENGTH = 6
+_PLACES = tuple(range(5 * (_TIME_LENGTH + _RANDOM_LENGTH - 1), -1, -5))
 _SLUG_MAX = 32
+_PROBE = ".solvisor-probe-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,15 @@ class Home:
         return self.state / "solvisor.db"
 
     @property
+    def token(self) -> Path:
+        """What the TCP listener is used with."""
+        return self.state / "token"
+
+    def suspects(self, phase: str) -> Path:
+        """Where it is written down whom the start is taking up in a phase of it."""
+        return self.state / f"suspects-{phase}.json"
+
+    @property
     def cache(self) -> Path:
         """What may be thrown away between two lives: compiled models."""
         return self.state / "cache"
@@ -107,7 +121,7 @@ class Home:
         if not (self._inbox_inside() or self.inbox.is_dir()):
             # Not made here: where a share should be mounted, an empty folder would hide that it is not.
             raise HomeError(f"home {self.root}: the inbox {self.inbox} does not exist; mount it or make it")
-        self._refuse_open_parent()
+        self._refuse_open_parents()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             if self._inbox_inside():
@@ -119,17 +133,10 @@ class Home:
                 if folder.stat().st_mode & 0o777 & ~mode:
                     folder.chmod(mode)
         except OSError as error:
-            raise HomeError(
-                f"home {self.root}: cannot make {error.filename}: {error.strerror}; "
-                "give this user the right to write there, or choose another home"
-            ) from error
+            raise _cannot(self.root, f"cannot make {error.filename}", error) from error
         self._refuse_network(mounts)
         self._prove_renames()
         _sync_folder(self.root)
-
-    def free_bytes(self) -> int:
-        """Bytes this process may still write to the file system of the home."""
-        return shutil.disk_usage(self.root).free
 
     def inbox_sees_all_writers(self, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
         """Whether a read lease in the inbox tells of every writer: not on a share, where others write unseen."""
@@ -139,16 +146,14 @@ class Home:
     def _inbox_inside(self) -> bool:
         return self.inbox.resolve().is_relative_to(self.root.resolve())
 
-    def _refuse_open_parent(self) -> None:
-        parent = self.inbox.parent
-        while not parent.exists():
-            parent = parent.parent
-        mode = parent.stat().st_mode
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            raise HomeError(
-                f"home {self.root}: every user may write to {parent}, so anyone could replace the inbox; "
-                f"run: chmod o-w {parent} (or chmod +t {parent})"
-            )
+    def _refuse_open_parents(self) -> None:
+        for what, path in (("home", self.root), ("inbox", self.inbox)):
+            parent = open_to_all(path)
+            if parent is not None:
+                raise HomeError(
+                    f"home {self.root}: every user may write to {parent}, so anyone could replace the {what}; "
+                    f"run: chmod o-w {parent} (or chmod +t {parent})"
+                )
 
     def _refuse_network(self, mounts: Path) -> None:
         for folder in (self.root, self.state, self.work, self.done, self.failed, self.rejected):
@@ -164,7 +169,10 @@ class Home:
         if self._inbox_inside():
             folders.append(self.inbox)
         else:
+            _clear_probes(self.inbox)
             _prove_rename(self, self.inbox, self.inbox)
+        for folder in folders:
+            _clear_probes(folder)
         for first, second in itertools.combinations(folders, 2):
             _prove_rename(self, first, second)
             _prove_rename(self, second, first)
@@ -172,12 +180,14 @@ class Home:
 
 def _prove_rename(home: Home, source: Path, target: Path) -> None:
     """A bind mount has the same device number and refuses all the same: only a rename proves a rename."""
-    name = f".solvisor-probe-{secrets.token_hex(4)}"
+    name = f"{_PROBE}{os.getpid()}-{secrets.token_hex(4)}"
     before, after = source / name, target / f"{name}.moved"
     try:
         before.touch(exist_ok=False)
         try:
+            failpoint.reach("start.probe_made")
             before.rename(after)
+            failpoint.reach("start.probe_moved")
         finally:
             before.unlink(missing_ok=True)
             after.unlink(missing_ok=True)
@@ -187,10 +197,33 @@ def _prove_rename(home: Home, source: Path, target: Path) -> None:
                 f"home {home.root}: {source} and {target} lie on different file systems (or one is a mount); keep all "
                 "folders of a home on one file system; an inbox elsewhere is set by [inbox] path"
             ) from error
-        raise HomeError(
-            f"home {home.root}: no files can be made and moved from {source} to {target}: {error.strerror}; "
-            "give this user the right to write there, or choose another home"
-        ) from error
+        raise _cannot(home.root, f"no files can be made and moved from {source} to {target}", error) from error
+
+
+def _cannot(root: Path, what: str, error: OSError) -> HomeError:
+    if is_passing(error):
+        return HomeUnavailable(f"home {root}: {what}: {error.strerror}; mend the disk, then start again")
+    return HomeError(
+        f"home {root}: {what}: {error.strerror}; give this user the right to write there, or choose another home"
+    )
+
+
+def _clear_probes(folder: Path) -> None:
+    """Remove the probes of processes that were killed over them; another one may be at it this very moment."""
+    for path in folder.glob(f"{_PROBE}*"):
+        pid = path.name.removeprefix(_PROBE).partition("-")[0]
+        if pid.isdecimal() and not _lives(int(pid)):
+            path.unlink(missing_ok=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def filesystem_type(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
@@ -216,14 +249,30 @@ def _mounted(mounts: Path) -> Iterator[tuple[Path, str]]:
 
 
 class Lock:
-    """The exclusive right to a home, until ``close`` or the end of the process."""
+    """The exclusive right to a home, until ``close`` or the end of the process.
+
+    A lock of the process, not of the open file: a solver that is just being started shares our open files until its
+    exec, and would hold the home after a kill -9. Its price: closing any descriptor of that file lets go as well, so
+    nothing else in this process may open it.
+    """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._file = _identity(os.fstat(fd))
+        _held.add(self._file)
 
     def close(self) -> None:
         """Let go. The file stays: removing it would let two daemons hold two files of one name."""
         os.close(self._fd)
+        _held.discard(self._file)
+
+
+_held: set[tuple[int, int]] = set()
+"""The locks of this process, by device and inode: the kernel refuses them to other processes only."""
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
 
 
 class _Holder(msgspec.Struct, frozen=True):
@@ -231,13 +280,19 @@ class _Holder(msgspec.Struct, frozen=True):
     since: str
 
 
+_decode_holder = msgspec.json.Decoder(_Holder).decode
+
+
 def lock(home: Home) -> Lock:
     """Take the home's lock. Raises ``AlreadyRunning``, naming the holder."""
     path = home.state / "lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)  # Python opens it close-on-exec: no solver inherits it
+    with contextlib.suppress(FileNotFoundError):
+        if _identity(path.stat()) in _held:
+            raise AlreadyRunning(f"home {home.root} is held by this very process (pid {os.getpid()})")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if sys.platform != "win32":
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
         raise AlreadyRunning(f"home {home.root} is held by {_holder(path)}") from None
@@ -249,7 +304,7 @@ def lock(home: Home) -> Lock:
 
 def _holder(path: Path) -> str:
     try:
-        holder = msgspec.json.decode(path.read_bytes(), type=_Holder)
+        holder = _decode_holder(path.read_bytes())
     except (OSError, msgspec.DecodeError):  # it took the lock a moment ago and has not signed yet
         return "another process (solvisor serve)"
     return f"pid {holder.pid} (solvisor serve, since {holder.since})"
@@ -276,7 +331,9 @@ def home_id(home: Home) -> str:
         tomli_w.dump({"id": fresh, **bound}, file)
         file.flush()
         os.fsync(file.fileno())
+    failpoint.reach("start.identity_written")
     temporary.replace(path)
+    failpoint.reach("start.identity_named")
     _sync_folder(home.state)
     return fresh
 
@@ -298,26 +355,27 @@ def _machine() -> str:
 
 
 class IdMaker:
-    """Makes job ids whose time part never decreases. ``last_id`` is the newest id known from an earlier life."""
+    """Makes job ids whose time part never decreases. ``last_id`` is the newest id known from an earlier life.
+
+    Any thread may ask for one.
+    """
 
     def __init__(self, last_id: str | None = None) -> None:
         self._last_ms = 0 if last_id is None else _id_ms(last_id)
+        self._lock = threading.Lock()
 
     def new_id(self, name: str, now_us: int) -> str:
         """An id for a drop called ``name``: its slug, a hyphen, 9 characters of time and 6 random ones."""
-        self._last_ms = max(self._last_ms, now_us // 1000)
-        time_part = _base32hex(self._last_ms, _TIME_LENGTH)
-        return f"{_slug(name)}-{time_part}{_base32hex(secrets.randbits(5 * _RANDOM_LENGTH), _RANDOM_LENGTH)}"
+        with self._lock:
+            ms = self._last_ms = max(self._last_ms, now_us // 1000)
+        number = ms << 5 * _RANDOM_LENGTH | secrets.randbits(5 * _RANDOM_LENGTH)
+        return f"{_slug(name)}-{''.join([_BASE32HEX[number >> place & 31] for place in _PLACES])}"
 
 
 def _slug(name: str) -> str:
     stem = name.rsplit("/", 1)[-1].lstrip(".").rsplit(".", 1)[0]
     ascii_only = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", ascii_only)[:_SLUG_MAX].strip("-") or "job"
-
-
-def _base32hex(number: int, length: int) -> str:
-    return "".join(_BASE32HEX[number >> 5 * place & 31] for place in reversed(range(length)))
 
 
 def _id_ms(job_id: str) -> int:

@@ -11,12 +11,14 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import translate
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
+import structlog
 from msgspec.structs import replace
 
 from .config import Config
@@ -25,7 +27,7 @@ from .home import Home
 from .jobfile import LARGEST_FILE, JobFile, check_options, check_params, parse_job_file
 from .kinds import SolverConfig
 from .model import Intake, JobSpec, Limits, Source
-from .names import FOLDER_JOB_FILE, JOB_FILE_SUFFIX, is_ignored, is_job_file
+from .names import FOLDER_JOB_FILE, JOB_FILE_SUFFIX, is_job_file, may_be_input, printable
 from .spool import Taken, escape_name, files
 from .tables import suggestion
 from .units import describe_size
@@ -33,13 +35,15 @@ from .units import describe_size
 if sys.platform != "win32":
     import pwd
 
+log = structlog.get_logger()
+
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _LISTED = 5
 
 
 def candidates(config: Config, name: str, route: str | None) -> tuple[str, ...]:
     """The solvers that accept a file of this name; with a route only that one, and any name if it has no patterns."""
-    if is_ignored(name) or is_job_file(name) or name == FOLDER_JOB_FILE:
+    if not may_be_input(name):
         return ()
     if route is not None:
         solver = config.solver.get(route)
@@ -73,6 +77,12 @@ def decide(config: Config, limits: Limits, home: Home, taken: Taken, lost: Mappi
         judge.judge()
     except Refused as refused:
         return Intake(taken.take.id, judge.spec, (refused.refusal, str(refused)))
+    except (OSError, MemoryError):
+        raise  # the machine's trouble, and not the drop's
+    except Exception as error:  # it must not end the daemon, and every one after it
+        log.exception("job.not_judged", id=taken.take.id)
+        text = f"it could not be judged, by a defect of Solvisor: {type(error).__name__}: {error}; please report it"
+        return Intake(taken.take.id, judge.spec, ("defect", printable(text)))
     return Intake(taken.take.id, judge.spec)
 
 
@@ -87,7 +97,7 @@ class _Judge:
         self._limits = limits
         self._taken = taken
         self._lost = lost
-        self._input = home.work / take.id / "input"
+        self._home = home
         self._route = take.route
         self._dropped = escape_name(take.sources[0].rpartition("/")[2])
         self._top = frozenset(
@@ -147,7 +157,7 @@ class _Judge:
         return None
 
     def _read(self, job_file: str) -> JobFile:
-        folder_fd = files.open_folder(str(self._input))
+        folder_fd = files.open_folder(str(self._home.work / self._taken.take.id / "input"))
         try:
             with open(files.open_file(job_file, folder_fd), "rb") as file:
                 return parse_job_file(file.read(LARGEST_FILE + 1), self._called(job_file))
@@ -285,7 +295,12 @@ class _Judge:
 
 
 def _user(uid: int) -> str:
-    """The name of a user, or the number where there is none."""
+    """The name of a user, or the number where there is none; asked for once a minute."""
+    return _user_then(uid, int(time.monotonic() // 60))
+
+
+@lru_cache(maxsize=256)
+def _user_then(uid: int, _minute: int) -> str:
     if sys.platform != "win32":
         try:
             return pwd.getpwuid(uid).pw_name

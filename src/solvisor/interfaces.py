@@ -13,6 +13,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from .errors import SpawnError
 from .model import ExitFacts, Job
 
 
@@ -21,7 +22,8 @@ class AttemptSpec(Struct, frozen=True):
 
     ``token`` is ``<home-id>/<attempt token>`` and becomes ``SOLVISOR_ATTEMPT`` in the environment. ``argv`` is a list,
     never a shell line; ``env`` is the whole environment. ``stdout`` and ``stderr`` are files to append to.
-    ``grace_seconds`` lies between SIGTERM and SIGKILL. A log longer than ``log_max_bytes`` loses its middle.
+    ``grace_seconds`` lies between SIGTERM and SIGKILL. A log longer than ``log_max_bytes`` loses its middle. The limits
+    are of the whole tree; where they cannot be enforced they are not.
     """
 
     token: str
@@ -32,6 +34,8 @@ class AttemptSpec(Struct, frozen=True):
     stderr: str
     grace_seconds: float
     log_max_bytes: int
+    memory_limit_bytes: int | None = None
+    processes_limit: int | None = None
 
 
 class Handle(Protocol):
@@ -63,11 +67,46 @@ class Handle(Protocol):
         ...
 
 
+class Watcher(Protocol):
+    """Who hears of a process tree on the event loop, as it happens, instead of waiting for it in a task.
+
+    First ``started`` or ``refused``, then ``exited``, and ``gone`` after an unkillable exit; nothing after ``broken``.
+    """
+
+    def started(self, handle: Handle) -> None:
+        """The program was loaded and runs, since a moment ago; or it ended already, which is told next."""
+        ...
+
+    def refused(self, error: SpawnError) -> None:
+        """It could not be started."""
+        ...
+
+    def exited(self, facts: ExitFacts) -> None:
+        """As ``Handle.wait`` returns."""
+        ...
+
+    def gone(self) -> None:
+        """As ``Handle.wait_gone`` returns."""
+        ...
+
+    def broken(self, error: Exception) -> None:
+        """A defect ended the supervision of processes, or the watcher itself raised."""
+        ...
+
+
 class Backend(Protocol):
     """A place where processes run."""
 
-    async def launch(self, spec: AttemptSpec) -> Handle:
-        """Start the process tree. Raises ``SpawnError``."""
+    def start(self, prepare: Callable[[], AttemptSpec], watcher: Watcher) -> None:
+        """As ``launch``, but nobody waits: ``watcher`` hears of it. Returns at once."""
+        ...
+
+    async def launch(self, prepare: Callable[[], AttemptSpec]) -> Handle:
+        """Start the process tree that ``prepare`` describes. Raises ``SpawnError``.
+
+        ``prepare`` is called once, on a thread that starts programs, right before the start: it may stage files, as
+        long as that is short. It may raise ``SpawnError``; its ``OSError`` becomes one with the reason ``staging``.
+        """
         ...
 
 
@@ -127,7 +166,12 @@ class Channel(Protocol):
 
     @property
     def spent(self) -> str | None:
-        """Why it must not have another job, if so: it is replaced then. Blocks: it may look at files."""
+        """Why it must not have another job, as far as is known: it is replaced then."""
+        ...
+
+    @property
+    def look(self) -> Callable[[], object] | None:
+        """Makes known whether it is spent, before each job, where that takes a look at files. Blocks."""
         ...
 
     async def check(self) -> None:

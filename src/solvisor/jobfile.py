@@ -16,7 +16,7 @@ from msgspec import Meta, Struct, field
 
 from . import tomltext
 from .errors import Refused
-from .fieldtypes import Count, FileName, LicenseName, Scalar, Size, SolverName, Text, Timeout, doc
+from .fieldtypes import Count, FileName, LicenseName, Priority, Scalar, Size, SolverName, Text, Timeout, doc
 from .kindchecks import check_retry
 from .kinds import OmcSolver, RetryTable, SolverConfig
 from .model import Retry
@@ -34,7 +34,7 @@ class JobFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     inputs: Annotated[tuple[FileName, ...], DISTINCT, doc("Names of files beside this one; the first is {input}.")] = ()
     name: Annotated[Text | None, doc("What people call the job.")] = None
     project: Annotated[Text | None, doc("A label that related jobs share.")] = None
-    priority: Annotated[int, Meta(ge=-1000, le=1000), doc("Higher starts first.")] = 0
+    priority: Annotated[Priority, doc("Higher starts first.")] = 0
     params: Annotated[dict[str, Scalar], doc("Values for the parameters that the solver declares.")] = {}
     after: Annotated[tuple[Text, ...], DISTINCT, doc("Ids of jobs that must succeed first.")] = ()
     key: Annotated[Text | None, doc("A job with a key that was accepted before is not accepted again.")] = None
@@ -97,7 +97,7 @@ def named_inputs(data: bytes) -> tuple[str, ...]:
     try:
         named = tomltext.parse(text).get("inputs", [])
     except ValueError:
-        found = re.search(r"^\s*inputs\s*=\s*\[([^\]]*)", text, re.MULTILINE)
+        found = re.search(r"^[ \t]*inputs\s*=\s*\[([^\]]*)", text, re.MULTILINE)
         named = re.findall(r"""["']([^"'\n]+)["']""", found[1]) if found else []
     names = named if isinstance(named, list) else [named]
     return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name and "/" not in name))

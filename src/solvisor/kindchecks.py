@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import PurePath
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 import msgspec
 
@@ -68,6 +68,8 @@ def check_solver(
             _check_server(at, solver, params, faults)
         case WarmSolver():
             _check_templates((*at, "env"), solver.env.items(), OWN_SERVER_PLACEHOLDERS, faults, _OF_JOBS)
+        case _:
+            assert_never(solver)
     if isinstance(solver, WarmSolver):
         _check_servers((*at, "servers"), solver, faults)
     _check_success(at, solver, params, faults)
@@ -82,7 +84,10 @@ def check_room(at: KeyPath, solver: SolverConfig, cpus: int | None, memory: int 
     """Note what makes a job of the solver larger than all that jobs may use together; ``None``: not known yet."""
     if cpus is not None and solver.cpus > cpus:
         faults.add((*at, "cpus"), f"{solver.cpus} is more than the {cpus} that jobs may use together")
-    if memory is not None and solver.memory > memory:
+    if solver.memory_limit is not None and solver.memory > solver.memory_limit:
+        kept = f"more than memory_limit, {format_size(solver.memory_limit)}, lets it have"
+        faults.add((*at, "memory"), f"{format_size(solver.memory)} is {kept}")
+    elif memory is not None and solver.memory > memory:
         text = f"{format_size(solver.memory)} is more than the {format_size(memory)} that jobs may use together"
         faults.add((*at, "memory"), text)
 

@@ -6,9 +6,10 @@ seconds, sizes in bytes. What no single type can say stands in ``kindchecks``. T
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, assert_never
 
 from msgspec import Meta, Struct, field
+from msgspec.structs import replace
 
 from .fieldtypes import (
     Argument,
@@ -149,6 +150,11 @@ class SolverConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     timeout: Annotated[Timeout | None, doc("The longest run; without it there is no limit.")] = None
     cpus: Annotated[Count, doc("Cores reserved for a job.")] = 1
     memory: Annotated[Size, doc("Memory reserved for a job.")] = 0
+    memory_limit: Annotated[
+        Size | None,
+        doc("A tree of processes (a job's, or a warm server's) that holds more memory than this is killed."),
+    ] = None
+    processes_limit: Annotated[Count | None, doc("Processes and threads that such a tree gets at most.")] = None
     licenses: Annotated[
         dict[LicenseName, Count],
         doc("Licenses, of those in [licenses], that a job holds; with warm servers, each server for its whole life."),
@@ -249,6 +255,20 @@ class PythonSolver(WarmSolver, frozen=True, forbid_unknown_fields=True, kw_only=
 AnySolver = CommandSolver | ServerSolver | OmcSolver | PythonSolver
 """A solver of some kind; one without ``kind`` is a ``command``."""
 
+_OF_JOBS = ("accept", "alone", "timeout", "memory", "max_jobs", "success", "retry_table")
+_OF_POOLS = ("min", "max", "idle", "recycle_jobs", "recycle_age", "recycle_rss", "restarts", "restarts_within")
+
+
+def serves_on(solver: WarmSolver, now: AnySolver | None) -> bool:
+    """Whether warm servers of a solver may go on now that it is configured otherwise; ``None``: not at all.
+
+    What is asked before or after a job had its server makes no difference to that, nor does how many there may be.
+    """
+    if not isinstance(now, WarmSolver):
+        return False
+    servers = replace(now.servers, **{name: getattr(solver.servers, name) for name in _OF_POOLS})
+    return replace(now, servers=servers, **{name: getattr(solver, name) for name in _OF_JOBS}) == solver
+
 
 def programs(solver: AnySolver) -> dict[str, tuple[str, ...]]:
     """What a solver runs: programs, each with its arguments as they are written, by the key that names it."""
@@ -262,3 +282,5 @@ def programs(solver: AnySolver) -> dict[str, tuple[str, ...]]:
             return {"omc": (solver.omc, *solver.options)}
         case PythonSolver():
             return {"python": (solver.python,)}
+        case _:
+            assert_never(solver)

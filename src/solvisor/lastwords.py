@@ -26,6 +26,8 @@ def end_of(name: str, kind: WarmKind, facts: ExitFacts, words: str) -> str:
         return f"{name}: {meaning}"
     if facts.unkillable:
         how = "is gone"
+    elif facts.oom_kills:
+        how = "ran out of memory and was killed by the kernel"
     elif facts.signal is not None:
         how = f"was ended by {_signal_name(facts.signal)}"
     elif facts.exit_code == 0:

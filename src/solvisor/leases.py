@@ -93,6 +93,11 @@ class Leases:
         self._resting: dict[int, float] = {}  # until when; the next to be free comes first, as all rest equally long
         self._passed: dict[str, Counter[_Why]] = {}  # at the last search in vain, per host
 
+    def use(self, ports: PortRange) -> None:
+        """Lease ports of another range from now on; those that are leased stay so."""
+        if ports != self._ports:
+            self._ports, self._next = ports, ports.first
+
     @property
     def taken(self) -> int:
         """How many ports are leased here."""

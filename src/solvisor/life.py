@@ -11,6 +11,8 @@ does, no defect of its kind either, reaches beyond it. This module must not know
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
 import secrets
 import sys
@@ -25,9 +27,11 @@ import anyio.to_thread
 import structlog
 from anyio import CapacityLimiter
 
+from .errand import Errand
 from .errors import NotReady, PortTaken, SolvisorError, SpawnError
 from .events import Condemn, Retire, ServerEnded, ServerEvent, ServerReady, ServerSeen, ServerStuck, ServerUp
 from .filetext import one_line
+from .hand import Hand
 from .interfaces import AttemptSpec, Backend, Channel, Handle, Site, Up, WarmKind
 from .kinds import WarmSolver
 from .lastwords import end_of, is_denied, last_words, said, says_port_taken
@@ -40,6 +44,9 @@ from .units import describe_duration
 
 if sys.platform != "win32":
     from .process.proc import tree_rss_bytes
+
+CLIENT_SECONDS = 1.0
+"""How long a client may take to come to its own end once its server is gone: it may have been done with it."""
 
 PORT_TRIES = 5
 """Ports that somebody else may take before a start is given up."""
@@ -78,12 +85,15 @@ class Life:
 
     def __init__(self, server: Server, solver: WarmSolver, kind: WarmKind, ground: Ground) -> None:
         self.name = server.name
-        self.turn = anyio.Lock()
+        self.turn = asyncio.Lock()
         self.news = anyio.Event()
         self.ended = anyio.Event()
+        self._lent: Errand | None = None
+        self._hand = Hand("solvisor-serving")  # its own: its files may lie on a share that hangs
         self.channel: Channel | None = None
         self.handle: Handle | None = None
         self.answered_at = 0.0
+        self._looked_at = 0.0  # when the last look that is over began
         self.over_job = False  # it has heard of a job that has not gone well yet
         self._solver = solver
         self._kind = kind
@@ -164,10 +174,39 @@ class Life:
         self.answered_at = time.monotonic()
         return None
 
-    async def spent(self) -> str | None:
-        """Why it must not have another job, if so."""
+    async def prepare(self, stage: Callable[[], object]) -> None:
+        """Do this for its next job, and look whether it is spent: one hand-over for both. Raises as ``stage``."""
+
+        def work() -> None:
+            stage()
+            self._look()
+
+        await self._hand.do(work)
+
+    async def spent(self, *, since: float = math.inf) -> str | None:
+        """Why it must not have another job, if so; that is looked for where it takes a look.
+
+        Not where the last look was after ``since``, on the monotonic clock.
+        """
         channel = self.channel
-        return None if channel is None else await anyio.to_thread.run_sync(lambda: channel.spent)
+        if channel is None:
+            return None
+        if channel.look is not None and self._looked_at <= since:
+            await self._hand.do(self._look)
+        return channel.spent
+
+    def _look(self) -> None:
+        channel = self.channel
+        if channel is not None and channel.look is not None:
+            began = time.monotonic()
+            channel.look()
+            self._looked_at = began
+
+    def lend(self, errand: Errand | None) -> None:
+        """It has this job, until another or none: that ends where this server does; if by itself, a moment later."""
+        self._lent = errand
+        if self.ended.is_set():
+            self._ended()
 
     async def weigh(self) -> None:
         """Tell how much memory it holds."""
@@ -188,7 +227,8 @@ class Life:
         error_text = None if end.error is None else one_line(printable(end.error), LONGEST_ERROR)
         blameless, now = end.blameless or end.denied, time.monotonic()
         self._ground.post(ServerEnded(self.name, error_text, blameless, now, end.denied, self.over_job))
-        self.ended.set()
+        self._ended()
+        self._hand.let_go()
         if error_text is None:
             log.info("server.stopped", server=self.name)
         else:
@@ -238,7 +278,7 @@ class Life:
         token = f"{self.name}.{secrets.token_hex(8)}"
         try:
             spec = await anyio.to_thread.run_sync(self._prepare, place, token, limiter=ground.files)
-            self.handle = handle = await ground.backend.launch(spec)
+            self.handle = handle = await ground.backend.launch(lambda: spec)
         except (OSError, SpawnError) as error:
             remove(folder)
             cause = error if isinstance(error, OSError) else error.__cause__
@@ -270,6 +310,8 @@ class Life:
             stderr=os.path.join(place.folder, "stderr.log"),
             grace_seconds=self._solver.servers.stop_grace,
             log_max_bytes=self._solver.log_max,
+            memory_limit_bytes=self._solver.memory_limit,
+            processes_limit=self._solver.processes_limit,
         )
 
     def _note(self, folder: Path, handle: Handle, token: str) -> None:
@@ -316,8 +358,17 @@ class Life:
     def _lose(self) -> None:
         """The processes of a server in service are gone, or those of any server would not die."""
         self._ground.post(Condemn(self.name, "its process ended", time.monotonic()))
-        self.ended.set()
+        self._ended()
         self.news.set()
+
+    def _ended(self) -> None:
+        self.ended.set()
+        if self._lent is not None:
+            asyncio.get_running_loop().call_later(CLIENT_SECONDS, self._end_errand, self._lent)
+
+    def _end_errand(self, errand: Errand) -> None:
+        if self._lent is errand:
+            errand.lose_server()
 
     async def _connected(self, up: Up, died: anyio.Event) -> tuple[Channel | None, End]:
         """The way to talk to a server that answers; or why there is none."""

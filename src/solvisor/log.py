@@ -2,30 +2,39 @@
 
 Rules: event names are constants of the code (``job.accepted``), never a user's bytes; those are values, and values are
 escaped; so is what libraries log. Whoever logs never waits: the file and the stream each have one thread that writes,
-and a bounded queue. What cannot be written (full disk, closed or unread pipe) is dropped, counted, and the count is
-logged as ``log.dropped`` once writing works again. It must not know jobs, states or the store.
+and a bounded queue. A line after a rest is written at once; of many, all that wait are written together, so that who
+logs a lot wakes nobody by it. What cannot be written (full disk, closed or unread pipe) is dropped, counted, and the
+count is logged as ``log.dropped`` once writing works again. It must not know jobs, states or the store.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import json
 import logging
 import os
 import threading
-from collections import deque
-from collections.abc import Callable
-from datetime import UTC, datetime
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Final, TextIO
 
+import msgspec
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from .clock import now_us
+from .processors import stand_back
+
 FILE_MAX_BYTES = 16 * 1024 * 1024
 FILES_KEPT = 5
-QUEUE_LINES = 10_000  # what one writer may be behind before it drops
+QUEUE_LINES = 10_000  # what may wait for one writer before it drops
+REST_SECONDS = 0.05  # of a writer after each write
+ATOMIC_BYTES = 4096  # what others write into the same pipe does not come between (PIPE_BUF)
 FILE_CLOSE_SECONDS = 5.0  # how long closing waits for the lines that are still to be written
 STREAM_CLOSE_SECONDS = 1.0
 
@@ -40,16 +49,23 @@ class Sink:
         self._rotate_at = FILE_MAX_BYTES
         self._torn = False  # the last line is there in part only
 
-    def write(self, line: str) -> None:
-        """Append ``line`` and a newline. Raises ``OSError``."""
-        data = ("\n" if self._torn else "").encode() + line.encode(errors="backslashreplace") + b"\n"
-        if self._size + len(data) > self._rotate_at:
+    def write(self, lines: Sequence[bytes]) -> int:
+        """Append these lines; how many could not be."""
+        return sum(map(self._append, _portions(lines, FILE_MAX_BYTES // 256)))
+
+    def _append(self, portion: Sequence[bytes]) -> int:
+        if self._size + self._torn + sum(map(len, portion)) > self._rotate_at:
             self._rotate()
-        written = os.write(self._fd, data)
-        self._size += written
-        self._torn = written < len(data)
-        if self._torn:
-            raise OSError(f"only a part of a line fitted into {self.path}")
+        data = b"".join((b"\n" * self._torn, *portion))
+        try:
+            written = os.write(self._fd, data)
+        except OSError:
+            return len(portion)
+        lost = len(portion) - _whole(portion, written - self._torn)
+        if written:
+            self._size += written
+            self._torn = not data[:written].endswith(b"\n")
+        return lost
 
     def close(self) -> None:
         """Close the file."""
@@ -84,85 +100,104 @@ class Sink:
 
 
 class Writer:
-    """A thread that writes lines one after the other, so that whoever has a line need not wait.
+    """A thread that writes lines in their order, so that whoever has a line need not wait.
 
-    ``write`` may block or raise; ``render_dropped`` makes the line that tells how many were dropped.
+    A line ends with its line break. ``write`` is given those that wait; it may block, and returns how many it could not
+    write. ``render_dropped`` makes the line that tells how many were dropped. ``lost`` is how many were dropped so far,
+    told or not.
     """
 
-    def __init__(self, name: str, write: Callable[[str], None], render_dropped: Callable[[int], str]) -> None:
+    def __init__(
+        self, name: str, write: Callable[[Sequence[bytes]], int], render_dropped: Callable[[int], bytes]
+    ) -> None:
         self._write = write
         self._render_dropped = render_dropped
-        self._news = threading.Condition()  # guards the three below
-        self._lines: deque[str] = deque()
+        self._lock = threading.Lock()  # guards the five below
+        self.lost = 0
+        self._lines: list[bytes] = []
         self._dropped = 0
+        self._asleep = False  # until somebody wakes it
         self._closing = False
+        self._news = threading.Condition(self._lock)
         # A daemon thread: one that is stuck in a write must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def put(self, line: str) -> None:
+    def put(self, line: bytes) -> None:
         """Have ``line`` written soon; never blocks. It is dropped when too many wait already."""
-        with self._news:
+        with self._lock:
             if self._closing or len(self._lines) >= QUEUE_LINES:
-                self._dropped += 1
-            else:
-                self._lines.append(line)
+                self._drop(1)
+                return
+            self._lines.append(line)
+            if self._asleep:
+                self._asleep = False
                 self._news.notify()
 
     def close(self, seconds: float) -> bool:
         """Write what waits, for at most ``seconds``; whether all was tried and the thread has ended."""
-        with self._news:
+        with self._lock:
             self._closing = True
             self._news.notify()
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while (line := self._next()) is not None:
-            written = self._try(line)
-            with self._news:
-                self._dropped += not written
-                dropped = self._dropped if written and not self._lines else 0
-            if dropped and self._try(self._render_dropped(dropped)):
-                with self._news:
+        stand_back()
+        while lines := self._next():
+            lost = self._write(lines)
+            with self._lock:
+                self._drop(lost)
+                dropped = 0 if lost or self._lines else self._dropped
+            if dropped and not self._write([self._render_dropped(dropped)]):
+                with self._lock:
                     self._dropped -= dropped
+            with self._lock:
+                self._news.wait_for(lambda: self._closing, REST_SECONDS)
 
-    def _next(self) -> str | None:
-        with self._news:
+    def _drop(self, count: int) -> None:
+        self._dropped += count
+        self.lost += count
+
+    def _next(self) -> list[bytes]:
+        with self._lock:
+            self._asleep = not self._lines
             self._news.wait_for(lambda: self._lines or self._closing)
-            return self._lines.popleft() if self._lines else None
-
-    def _try(self, line: str) -> bool:
-        try:
-            self._write(line)
-        except (OSError, ValueError):
-            return False
-        return True
+            lines, self._lines = self._lines, []
+            return lines
 
 
 class Log:
     """Where all lines go, until ``close``; made by ``configure``."""
 
     def __init__(self, stream: TextIO, file: Path | None) -> None:
-        self._json = structlog.processors.JSONRenderer(serializer=json.dumps, default=str)
-        self._people = structlog.dev.ConsoleRenderer(pad_event_to=18) if stream.isatty() else None
+        self._on_stream = _for_people() if stream.isatty() else None
         self._sink = Sink(file) if file is not None else None
         self._file = Writer("solvisor-log-file", self._sink.write, self._dropped_as_json) if self._sink else None
         self._fd, write = _writing_to(stream)
         self._stream = Writer("solvisor-log-stream", write, self._dropped_on_stream)
+        self._logger = _StreamLogger(self._stream)
         self._closed = False
         atexit.register(self.close)
 
-    def process(self, logger: WrappedLogger, name: str, event: EventDict) -> str:
-        """The last processor of structlog: the line for the stream; its JSON goes to the file."""
-        line = self._as_json(event)
+    def process(self, logger: WrappedLogger, name: str, event: EventDict) -> bytes:
+        """The only processor of structlog: the line for the stream; its JSON goes to the file."""
+        event["level"] = name
+        event["timestamp"] = _timestamp()
+        if "exc_info" in event:
+            event = structlog.processors.format_exc_info(logger, name, event)
+        line = _as_json(event)
         if self._file is not None:
             self._file.put(line)
-        return line if self._people is None else self._people(logger, name, event)
+        return line if self._on_stream is None else self._on_stream(event)
 
     def make_logger(self, *_: object) -> _StreamLogger:
         """What structlog hands the line for the stream to."""
-        return _StreamLogger(self._stream)
+        return self._logger
+
+    def lost(self) -> int:
+        """How many lines could not be written so far, to the file or to the stream."""
+        return self._stream.lost + (self._file.lost if self._file is not None else 0)
 
     def close(self) -> None:
         """Write what waits and end the threads; one that is stuck is left behind after a bounded time."""
@@ -176,15 +211,11 @@ class Log:
         if self._stream.close(STREAM_CLOSE_SECONDS) and self._fd is not None:
             os.close(self._fd)
 
-    def _as_json(self, event: EventDict) -> str:
-        line = self._json(None, "", dict(event))
-        return line if isinstance(line, str) else line.decode()
+    def _dropped_as_json(self, count: int) -> bytes:
+        return _as_json(_dropped(count))
 
-    def _dropped_as_json(self, count: int) -> str:
-        return self._as_json(_dropped(count))
-
-    def _dropped_on_stream(self, count: int) -> str:
-        return self._dropped_as_json(count) if self._people is None else self._people(None, "", _dropped(count))
+    def _dropped_on_stream(self, count: int) -> bytes:
+        return (self._on_stream or _as_json)(_dropped(count))
 
 
 class _Bridge(logging.Handler):
@@ -214,15 +245,8 @@ def configure(stream: TextIO, *, file: Path | None = None, level: str = "info") 
     Close what it returns, or the last lines may be missing. Raises ``OSError`` if ``file`` cannot be opened.
     """
     log = Log(stream, file)
-    processors: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-        log.process,
-    ]
     structlog.configure(
-        processors=processors,
+        processors=[log.process],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=log.make_logger,
         cache_logger_on_first_use=False,
@@ -231,8 +255,8 @@ def configure(stream: TextIO, *, file: Path | None = None, level: str = "info") 
     return log
 
 
-def _writing_to(stream: TextIO) -> tuple[int | None, Callable[[str], None]]:
-    """How to write a line to ``stream``, and the file descriptor of ours that this uses, if it has one.
+def _writing_to(stream: TextIO) -> tuple[int | None, Callable[[Sequence[bytes]], int]]:
+    """How a ``Writer`` writes to ``stream``, and the file descriptor of ours that this uses, if it has one.
 
     Not through the stream's buffer: a thread stuck in there holds its lock, and the interpreter aborts at its end.
     """
@@ -241,20 +265,75 @@ def _writing_to(stream: TextIO) -> tuple[int | None, Callable[[str], None]]:
         fd = os.dup(stream.fileno())
     except (OSError, ValueError):
 
-        def write_text(line: str) -> None:
-            stream.write(line + "\n")
-            stream.flush()
+        def write_text(lines: Sequence[bytes]) -> int:
+            try:
+                stream.write(b"".join(lines).decode())
+                stream.flush()
+            except (OSError, ValueError):
+                return len(lines)
+            return 0
 
         return None, write_text
 
-    def write_bytes(line: str) -> None:
-        left = memoryview(line.encode(errors="backslashreplace") + b"\n")
-        while left:
-            left = left[os.write(fd, left) :]
+    def write_portion(portion: Sequence[bytes]) -> int:
+        data = b"".join(portion)
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(fd, data[written:])
+        except OSError:
+            pass
+        return len(portion) - _whole(portion, written)
 
-    return fd, write_bytes
+    return fd, lambda lines: sum(map(write_portion, _portions(lines, ATOMIC_BYTES)))
+
+
+def _portions(lines: Sequence[bytes], most: int) -> Iterator[Sequence[bytes]]:
+    """So many lines together as take no more than ``most``; a longer one alone."""
+    ends = [0, *accumulate(map(len, lines))]
+    begin = 0
+    while begin < len(lines):
+        end = max(begin + 1, bisect_right(ends, ends[begin] + most) - 1)
+        yield lines[begin:end]
+        begin = end
+
+
+def _whole(portion: Sequence[bytes], written: int) -> int:
+    """How many lines are within the first bytes."""
+    return bisect_right([*accumulate(map(len, portion))], written)
+
+
+def _for_people() -> Callable[[EventDict], bytes]:
+    render = structlog.dev.ConsoleRenderer(pad_event_to=18)
+    return lambda event: render(None, "", event).encode(errors="backslashreplace") + b"\n"
+
+
+_encode: Final = msgspec.json.Encoder(enc_hook=str).encode
+_encode_anything: Final = json.JSONEncoder(default=str, separators=(",", ":")).encode
+
+
+def _as_json(event: EventDict) -> bytes:
+    """A line of printable ASCII."""
+    try:
+        line = _encode(event)
+    except UnicodeEncodeError:  # a name that is no text
+        return _escaped(event)
+    return line + b"\n" if line.isascii() and b"\x7f" not in line else _escaped(event)
+
+
+def _escaped(event: EventDict) -> bytes:
+    return _encode_anything(event).encode() + b"\n"
+
+
+def _timestamp() -> str:
+    seconds, micros = divmod(now_us(), 1_000_000)
+    return f"{_to_the_second(seconds)}.{micros:06d}Z"
+
+
+@functools.lru_cache(maxsize=1)
+def _to_the_second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def _dropped(count: int) -> EventDict:
-    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    return {"event": "log.dropped", "level": "warning", "count": count, "timestamp": now}
+    return {"event": "log.dropped", "level": "warning", "count": count, "timestamp": _timestamp()}

@@ -7,13 +7,14 @@ for the engine to do once the change is recorded. An event of a superseded attem
 discarded whatever the state: a late result can never overwrite a newer one.
 
 Rules: no I/O, no clock (instants come in with the event), no waiting. What is *wise* (who starts next) is the
-scheduler's; here stands only what is *legal*. The diagrams in the docs are drawn from ``TABLE``.
+scheduler's; here stands only what is *legal*. The diagrams in the docs are drawn from ``TABLE``. One file owns every
+transition, if a long one: who reads what follows from an event need look nowhere else.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from msgspec.structs import replace
@@ -39,18 +40,20 @@ from .events import (
     Judged,
     Launched,
     Lost,
+    Prioritize,
     Publish,
     Published,
     Resumed,
     ServerLent,
     ServerLost,
+    SetAside,
     Skip,
     Spawned,
     SpawnFailed,
     Start,
     Stop,
 )
-from .model import LICENSE_DENIED, Attempt, Cause, Demand, ExitFacts, Job, State, Verdict
+from .model import LICENSE_DENIED, Attempt, Cause, ExitFacts, Job, State, Verdict
 from .world import World
 
 BACKOFF_MAX_SECONDS = 300.0
@@ -68,6 +71,9 @@ SUSPECT_SECONDS = 0.5
 FIRST_DENIAL_SECONDS = 5.0
 """The rest of such a job; it doubles each time in a row."""
 
+STOPPED_BY_USER = "cancelled while it ran"
+"""The message of such a job."""
+
 UNCHARGED = frozenset({Cause.LOST, Cause.SERVER})
 """How attempts end that do not count towards ``retry.max``."""
 
@@ -82,8 +88,12 @@ TABLE: dict[tuple[State | None, type[Event]], frozenset[State | None]] = {
     (Q, Dispatch): frozenset({R}),
     (Q, BackoffOver): frozenset({Q}),
     (Q, DependencyOver): frozenset({Q, K}),
+    (Q, Prioritize): frozenset({Q}),
     (Q, Cancel): frozenset({X}),
     (Q, Skip): frozenset({K}),
+    (Q, SetAside): frozenset({F}),
+    (R, SetAside): frozenset({F}),
+    (C, SetAside): frozenset({F}),
     (R, Spawned): frozenset({R}),
     (R, Launched): frozenset({R}),
     (R, SpawnFailed): frozenset({Q, F, X}),
@@ -110,6 +120,16 @@ def apply(world: World, event: Event) -> list[Effect]:
     Raises ``IllegalEvent`` and changes nothing where the table has no entry, or where the job cannot have met it.
     """
     effects: list[Effect] = []
+    for some in steps(world, event):
+        effects += some
+    return effects
+
+
+def steps(world: World, event: Event) -> Iterator[list[Effect]]:
+    """As ``apply``, job by job: one event may end 100,000 jobs, and others want to look at the world meanwhile.
+
+    Nothing else may be applied until it is exhausted.
+    """
     # One after the other, not one inside the other: chains of dependents are as long as users make them.
     outcomes = deque(_step(world, event))
     while outcomes:
@@ -117,13 +137,14 @@ def apply(world: World, event: Event) -> list[Effect]:
         if isinstance(outcome, Ended):
             for waiting in sorted(world.dependents.get(outcome.id, ())):
                 outcomes += _step(world, DependencyOver(waiting, outcome.id, outcome.succeeded, outcome.now_us))
+                yield []
         elif isinstance(outcome, BatchStopped):
             for member in queued_members(world, outcome.batch):
                 message = world.batches[outcome.batch].stopped or ""
                 outcomes += _step(world, Skip(member, message, outcome.now_us))
+                yield []
         else:
-            effects.append(outcome)
-    return effects
+            yield [outcome]
 
 
 def queued_members(world: World, batch_id: str) -> list[str]:
@@ -135,55 +156,93 @@ def queued_members(world: World, batch_id: str) -> list[str]:
 
 def _step(world: World, event: Event) -> list[Effect]:
     """One event, one job."""
-    job = world.jobs.get(event.id)
-    if isinstance(event, Fenced) and (job is None or job.attempt is None or job.attempt.token != event.token):
-        return [Discarded(event.id, type(event).__name__, event.token)]
+    job_id, kind = event.id, type(event)
+    job = world.jobs.get(job_id)
     state = job.state if job else None
-    allowed = TABLE.get((state, type(event)))
+    if isinstance(event, Fenced) and not (job and job.attempts and job.attempts[-1].token == event.token):
+        return [Discarded(job_id, kind.__name__, event.token)]
+    allowed = TABLE.get((state, kind))
     if allowed is None:
-        raise IllegalEvent(f"{type(event).__name__} cannot happen to {event.id}, which is {state or 'unknown'}")
-    obstacle = _obstacle(world, event)
-    if obstacle is not None:
-        raise IllegalEvent(f"{type(event).__name__} cannot happen to {event.id}: {obstacle}")
-    effects: list[Effect] = HANDLERS[type(event)](world, job, event)
-    after = world.jobs.get(event.id)
+        raise IllegalEvent(f"{kind.__name__} cannot happen to {job_id}, which is {state or 'unknown'}")
+    obstacle = OBSTACLES.get(kind)
+    if obstacle and (why := obstacle(world, job, event)):
+        raise IllegalEvent(f"{kind.__name__} cannot happen to {job_id}: {why}")
+    effects: list[Effect] = HANDLERS[kind](world, job, event)
+    after = world.jobs.get(job_id)
     if (after.state if after else None) not in allowed:
-        raise AssertionError(f"{type(event).__name__} took {event.id} from {state} to {after and after.state}")
+        raise AssertionError(f"{kind.__name__} took {job_id} from {state} to {after and after.state}")
     return effects
 
 
-def _obstacle(world: World, event: Event) -> str | None:
-    """What forbids ``event`` although the state allows it, in words."""
-    match event:
-        case Accept() if not all(world.is_open(other) for other in event.unmet):
+# --- obstacles: what forbids an event although the state allows it, in words ------------------------------------------
+
+
+def _against_accept(world: World, job: None, event: Accept) -> str | None:
+    for other in event.unmet:
+        if not world.is_open(other):
             return "a job it is to wait for is over or unknown"
-        case Dispatch() if not world.is_ready(world.jobs[event.id]):
-            return "it waits for more than room"
-        case BackoffOver() if world.jobs[event.id].backoff_seconds == 0:
-            return "it does not rest"
-        case DependencyOver() if event.other not in world.unmet.get(event.id, ()):
-            return f"it does not wait for {event.other}"
-        case Dispatch() if world.demands[event.id].warm != (event.server is not None):
-            return "it needs a warm server, and none else does"
-        case Dispatch() if event.server is not None and not _can_take(world, event.server, world.demands[event.id]):
-            return f"{event.server} cannot take it"
-        case Launched() | ServerLost() if world.jobs[event.id].current.server is None:
-            return "it has no warm server"
-        case Launched() if world.jobs[event.id].current.pid is None:
-            return "its server has not begun with it"
-        case Spawned() if world.jobs[event.id].current.pid is not None:
-            return "its process exists already"
-        case SpawnFailed() if world.jobs[event.id].current.pid is not None and not world.demands[event.id].warm:
-            return "its process exists already"
-        case Gone() if event.id not in world.holding:
-            return "nothing of it was left running"
-        case Published() if event.id in world.holding or event.id in world.changed:
-            return "it still runs, or its end is not recorded yet"
     return None
 
 
-def _can_take(world: World, server: str, demand: Demand) -> bool:
-    return any(idle.name == server for idle in world.idle_servers(demand.solver))
+def _against_dispatch(world: World, job: Job, event: Dispatch) -> str | None:
+    if not world.is_ready(job):
+        return "it waits for more than room"
+    demand = world.demands[job.id]
+    if demand.warm != (event.server is not None):
+        return "it needs a warm server, and none else does"
+    if demand.warm and event.server not in [idle.name for idle in world.idle_servers(demand.solver)]:
+        return f"{event.server} cannot take it"
+    return None
+
+
+def _against_backoff_over(world: World, job: Job, event: BackoffOver) -> str | None:
+    return "it does not rest" if job.backoff_seconds == 0 else None
+
+
+def _against_dependency_over(world: World, job: Job, event: DependencyOver) -> str | None:
+    return f"it does not wait for {event.other}" if event.other not in world.unmet.get(job.id, ()) else None
+
+
+def _against_spawned(world: World, job: Job, event: Spawned) -> str | None:
+    return "its process exists already" if job.current.pid is not None else None
+
+
+def _against_launched(world: World, job: Job, event: Launched) -> str | None:
+    if job.current.server is None:
+        return "it has no warm server"
+    return "its server has not begun with it" if job.current.pid is None else None
+
+
+def _against_server_lost(world: World, job: Job, event: ServerLost) -> str | None:
+    return "it has no warm server" if job.current.server is None else None
+
+
+def _against_spawn_failed(world: World, job: Job, event: SpawnFailed) -> str | None:
+    started = job.current.pid is not None and job.current.server is None
+    return "its process exists already" if started else None
+
+
+def _against_gone(world: World, job: Job, event: Gone) -> str | None:
+    return "nothing of it was left running" if job.id not in world.holding else None
+
+
+def _against_published(world: World, job: Job, event: Published) -> str | None:
+    unfinished = job.id in world.holding or job.id in world.changed
+    return "it still runs, or its end is not recorded yet" if unfinished else None
+
+
+OBSTACLES: dict[type[Event], Callable[..., str | None]] = {
+    Accept: _against_accept,
+    Dispatch: _against_dispatch,
+    BackoffOver: _against_backoff_over,
+    DependencyOver: _against_dependency_over,
+    Spawned: _against_spawned,
+    Launched: _against_launched,
+    ServerLost: _against_server_lost,
+    SpawnFailed: _against_spawn_failed,
+    Gone: _against_gone,
+    Published: _against_published,
+}
 
 
 # --- handlers -------------------------------------------------------------------------------------------------------
@@ -193,12 +252,14 @@ def _accept(world: World, job: None, event: Accept) -> list[Effect]:
     intake = event.intake
     new = Job(event.id, world.next_seq, State.QUEUED, intake.spec, event.now_us)
     world.next_seq += 1
+    if intake.spec.key is not None:
+        world.keys[intake.spec.key] = event.id
     world.demands[event.id] = event.demand
     if event.batch is not None:
         world.join(new, event.batch)
     if intake.refusal is not None:
         code, message = intake.refusal
-        return _finish(world, replace(new, code=code, message=message), State.REJECTED, event.now_us)
+        return _finish(world, new, State.REJECTED, event.now_us, code=code, message=message)
     if event.failed_dependency is not None:
         return _skip(world, new, *_unmet(event.failed_dependency), event.now_us)
     stopped = world.batches[event.batch.id].stopped if event.batch is not None else None
@@ -215,7 +276,8 @@ def _accept(world: World, job: None, event: Accept) -> list[Effect]:
 def _dispatch(world: World, job: Job, event: Dispatch) -> list[Effect]:
     world.dequeue(job)
     world.hold(job.id)
-    attempt = Attempt(len(job.attempts) + 1, event.token, event.host, event.now_us, event.settings)
+    now_us = _later(job, event.now_us)
+    attempt = Attempt(len(job.attempts) + 1, event.token, event.host, now_us, event.settings)
     if event.server is not None:
         attempt = replace(attempt, server=event.server, port=world.servers[event.server].port)
         fleet.apply(world, {}, ServerLent(event.server, job.id, event.now))
@@ -224,9 +286,10 @@ def _dispatch(world: World, job: Job, event: Dispatch) -> list[Effect]:
         replace(
             job,
             state=State.RUNNING,
+            asked=job.spec,
             attempts=(*job.attempts, attempt),
             backoff_seconds=0.0,
-            started_us=event.now_us if job.started_us is None else job.started_us,
+            started_us=now_us if job.started_us is None else job.started_us,
         )
     )
     return [Start(job.id, event.token)]
@@ -238,12 +301,12 @@ def _spawned(world: World, job: Job, event: Spawned) -> list[Effect]:
     if limit is not None:
         world.arm(event.now + limit, event.token, job.id)
     facts = {"argv": event.argv, "pid": event.pid, "pid_start": event.pid_start, "boot_id": event.boot_id}
-    world.put(_with_attempt(job, **facts))
+    world.put(replace(job, attempts=_attempts(job, **facts)))
     return []
 
 
 def _launched(world: World, job: Job, event: Launched) -> list[Effect]:
-    world.put(_with_attempt(job, argv=event.argv, pid=event.pid, pid_start=event.pid_start))
+    world.put(replace(job, attempts=_attempts(job, argv=event.argv, pid=event.pid, pid_start=event.pid_start)))
     return []
 
 
@@ -253,37 +316,31 @@ def _server_lost(world: World, job: Job, event: ServerLost) -> list[Effect]:
     """
     world.release(job.id)
     world.refusals.end_trial(job.id)
-    job = _with_attempt(job, facts=ExitFacts(None, None, event.now_us))
+    facts = ExitFacts(None, None, _later(job, event.now_us))
     if job.cancel:
-        job = _with_attempt(job, cause=Cause.LOST)
-        return _finish(world, replace(job, message="cancelled while it ran"), State.CANCELLED, event.now_us)
+        job = replace(job, attempts=_attempts(job, facts=facts, cause=Cause.LOST))
+        return _finish(world, job, State.CANCELLED, event.now_us, message=STOPPED_BY_USER)
     if not event.reached:
-        job = _with_attempt(job, cause=Cause.LOST, code="server_gone", message=event.message)
-    else:
-        job = _with_attempt(
-            replace(job, interruptions=0), cause=Cause.SERVER, code="server_died", message=event.message
-        )
-        ended = sum(attempt.cause is Cause.SERVER for attempt in job.attempts)
-        if ended >= POISON_SERVERS or _is_stopped(world, job):
-            cause = Cause.POISON if ended >= POISON_SERVERS else Cause.SERVER
-            text = f"{ended} warm servers broke down over it; the last: {event.message}" * (ended > 1) or event.message
-            job = replace(job, cause=cause, code="server_died", message=text)
-            return _finish(world, job, State.FAILED, event.now_us)
-        return _rest(world, job, SUSPECT_SECONDS * 4 ** (ended - 1), event.now)
-    job = replace(job, state=State.QUEUED)
-    world.put(job)
-    world.enqueue(job)
-    return []
+        said = {"cause": Cause.LOST, "code": "server_gone", "message": event.message}
+        return _requeue(world, replace(job, attempts=_attempts(job, facts=facts, **said)))
+    said = {"cause": Cause.SERVER, "code": "server_died", "message": event.message}
+    job = replace(job, attempts=_attempts(job, facts=facts, **said), interruptions=0)
+    ended = sum(attempt.cause is Cause.SERVER for attempt in job.attempts)
+    if ended >= POISON_SERVERS or _is_stopped(world, job):
+        cause = Cause.POISON if ended >= POISON_SERVERS else Cause.SERVER
+        text = f"{ended} warm servers broke down over it; the last: {event.message}" * (ended > 1) or event.message
+        return _finish(world, job, State.FAILED, event.now_us, cause=cause, code="server_died", message=text)
+    return _rest(world, job, SUSPECT_SECONDS * 4 ** (ended - 1), event.now)
 
 
 def _spawn_failed(world: World, job: Job, event: SpawnFailed) -> list[Effect]:
     world.release(job.id)
     verdict = Verdict(Cause.SPAWN, event.reason, event.message)
-    return _conclude(world, replace(job, interruptions=0), verdict, event.now, event.now_us)
+    return _conclude(world, job, verdict, event.now, event.now_us)
 
 
 def _deadline_passed(world: World, job: Job, event: DeadlinePassed) -> list[Effect]:
-    world.put(_with_attempt(job, cause=Cause.TIMEOUT))
+    world.put(replace(job, attempts=_attempts(job, cause=Cause.TIMEOUT)))
     return [Stop(job.id, event.token)]
 
 
@@ -291,24 +348,23 @@ def _cancel(world: World, job: Job, event: Cancel) -> list[Effect]:
     if job.state is State.QUEUED:
         world.dequeue(job)
         message = "cancelled before its next try" if job.attempts else "cancelled before it started"
-        job = replace(job, backoff_seconds=0.0, message=message)
-        return _finish(world, job, State.CANCELLED, event.now_us)
+        return _finish(world, job, State.CANCELLED, event.now_us, backoff_seconds=0.0, message=message)
     world.put(replace(job, cancel=True))
     return [Stop(job.id, job.current.token)] if job.state is State.RUNNING else []
 
 
 def _exited(world: World, job: Job, event: Exited) -> list[Effect]:
-    facts = event.facts
+    facts = replace(event.facts, finished_us=_later(job, event.facts.finished_us))
     if facts.unkillable:
         cause, message = Cause.UNKILLABLE, "its processes did not end after SIGKILL; its room stays taken until they do"
-        job = _with_attempt(job, facts=facts, cause=cause)
-        return _finish(world, replace(job, cause=cause, message=message), State.FAILED, event.now_us)
+        job = replace(job, attempts=_attempts(job, facts=facts, cause=cause))
+        return _finish(world, job, State.FAILED, event.now_us, cause=cause, message=message)
     timed_out = job.current.cause is Cause.TIMEOUT and facts.stopped
     if facts.stopped and not timed_out and not job.cancel:
         return _lose(world, job, facts, None, event.now_us)
     world.release(job.id)
-    job = _with_attempt(job, facts=facts, cause=Cause.TIMEOUT if timed_out else None)
-    world.put(replace(job, state=State.COLLECTING, interruptions=0))
+    attempts = _attempts(job, facts=facts, cause=Cause.TIMEOUT if timed_out else None)
+    world.put(replace(job, state=State.COLLECTING, attempts=attempts, interruptions=0))
     return [Collect(job.id, event.token)]
 
 
@@ -324,59 +380,67 @@ def _lose(world: World, job: Job, facts: ExitFacts | None, interruptions_max: in
     """
     world.release(job.id)
     world.refusals.end_trial(job.id)
-    job = _with_attempt(job, facts=facts, cause=Cause.LOST)
+    job = replace(job, attempts=_attempts(job, facts=facts, cause=Cause.LOST))
     if job.cancel:
-        return _finish(world, replace(job, message="cancelled while it ran"), State.CANCELLED, now_us)
+        return _finish(world, job, State.CANCELLED, now_us, message=STOPPED_BY_USER)
     if interruptions_max is not None:
         job = replace(job, interruptions=job.interruptions + 1)
     if interruptions_max is not None and job.interruptions >= interruptions_max:
         message = f"interrupted {job.interruptions} times in a row by the end of the daemon or the machine"
-        return _finish(world, replace(job, cause=Cause.LOST, message=message), State.FAILED, now_us)
-    job = replace(job, state=State.QUEUED)
-    world.put(job)
-    world.enqueue(job)
-    return []
+        return _finish(world, job, State.FAILED, now_us, cause=Cause.LOST, message=message)
+    return _requeue(world, job)
 
 
 def _resumed(world: World, job: Job, event: Resumed) -> list[Effect]:
-    """Collect on; unless that may be what ends the daemon, again and again."""
-    job = replace(job, interruptions=job.interruptions + 1)
-    if job.interruptions >= event.interruptions_max:
-        message = f"the daemon or the machine ended {job.interruptions} times in a row while its results were collected"
-        return _finish(world, replace(job, cause=Cause.LOST, message=message), State.FAILED, event.now_us)
-    world.put(job)
+    """Collect on; unless that is what ends the daemon, again and again."""
+    if event.ended:
+        message = f"the daemon or the machine ended {event.ended} times in a row while its results were collected"
+        return _finish(world, job, State.FAILED, event.now_us, cause=Cause.LOST, code="collecting", message=message)
     return [Collect(job.id, event.token)]
 
 
+def _set_aside(world: World, job: Job, event: SetAside) -> list[Effect]:
+    if job.state is State.QUEUED:
+        world.dequeue(job)
+    elif job.state is State.RUNNING:
+        world.release(job.id)
+    why: dict[str, Any] = {"cause": Cause.POISON, "code": event.code, "message": event.message}
+    return _finish(world, job, State.FAILED, event.now_us, backoff_seconds=0.0, **why)
+
+
 def _judged(world: World, job: Job, event: Judged) -> list[Effect]:
-    return _conclude(world, replace(job, interruptions=0), event.verdict, event.now, event.now_us)
+    return _conclude(world, job, event.verdict, event.now, event.now_us)
 
 
 def _conclude(world: World, job: Job, verdict: Verdict, now: float, now_us: int) -> list[Effect]:
     """An attempt ended with a verdict: finish the job, or let it rest and try again."""
-    job = _with_attempt(job, cause=verdict.cause, code=verdict.code, message=verdict.message)
+    said = {"cause": verdict.cause, "code": verdict.code, "message": verdict.message}
+    job = replace(job, attempts=_attempts(job, **said), interruptions=0)
     world.refusals.end_trial(job.id)
     denied = verdict.cause is not None and verdict.code == LICENSE_DENIED
     if not denied and verdict.cause is not Cause.SPAWN:
-        world.refusals.grant(world.demands[job.id].licenses)
+        world.refusals.grant(_licenses(job))
     if job.cancel:
-        message = "cancelled while it ran"
-        return _finish(world, replace(job, message=message), State.CANCELLED, now_us, verdict)
-    job = replace(job, cause=verdict.cause, code=verdict.code, message=verdict.message)
+        return _finish(world, job, State.CANCELLED, now_us, verdict, message=STOPPED_BY_USER)
     if verdict.cause is None:
-        return _finish(world, job, State.SUCCEEDED, now_us, verdict)
+        return _finish(world, job, State.SUCCEEDED, now_us, verdict, **said)
     if denied and not _is_stopped(world, job):
-        licenses = world.demands[job.id].licenses or _server_licenses(world, job)
+        licenses = _licenses(job) or _server_licenses(world, job)
         world.refusals.refuse(licenses, verdict.message or "", now)
         in_a_row = len(job.attempts) - next((a.n for a in reversed(job.attempts) if a.code != LICENSE_DENIED), 0)
         return _rest(world, job, min(BACKOFF_MAX_SECONDS, FIRST_DENIAL_SECONDS * 2 ** min(in_a_row - 1, 20)), now)
     retry = job.current.settings.retry
     charged = sum(attempt.cause not in UNCHARGED and attempt.code != LICENSE_DENIED for attempt in job.attempts)
     if verdict.cause not in retry.on or charged > retry.max or _is_stopped(world, job):
-        return _finish(world, job, State.FAILED, now_us, verdict)
+        return _finish(world, job, State.FAILED, now_us, verdict, **said)
     longest = max(BACKOFF_MAX_SECONDS, retry.delay_seconds)
     rest = min(retry.delay_seconds * 2 ** min(charged - 1, DOUBLINGS_MAX), longest)
     return _rest(world, job, rest, now)
+
+
+def _licenses(job: Job) -> tuple[tuple[str, int], ...]:
+    """What its last attempt held: the configuration may say another thing by now."""
+    return tuple([(name, count) for name, count in job.current.settings.licenses.items() if count])
 
 
 def _server_licenses(world: World, job: Job) -> tuple[tuple[str, int], ...]:
@@ -384,9 +448,17 @@ def _server_licenses(world: World, job: Job) -> tuple[tuple[str, int], ...]:
     return server.licenses if server is not None else ()
 
 
+def _requeue(world: World, job: Job) -> list[Effect]:
+    """Back to the queue for another try, as soon as there is room."""
+    job = replace(job, state=State.QUEUED)
+    world.put(job)
+    world.enqueue(job)
+    return []
+
+
 def _rest(world: World, job: Job, rest: float, now: float) -> list[Effect]:
     """Back to the queue for another try, ``rest`` seconds later. Why this one failed stays with the attempt."""
-    job = replace(job, state=State.QUEUED, backoff_seconds=rest, cause=None, code=None, message=None)
+    job = replace(job, state=State.QUEUED, backoff_seconds=rest)
     world.put(job)
     if rest > 0:
         world.wait_until(job, now + rest)
@@ -404,6 +476,11 @@ def _backoff_over(world: World, job: Job, event: BackoffOver) -> list[Effect]:
     job = replace(job, backoff_seconds=0.0)
     world.put(job)
     world.enqueue(job)
+    return []
+
+
+def _prioritized(world: World, job: Job, event: Prioritize) -> list[Effect]:
+    world.reorder(replace(job, given_priority=event.priority))
     return []
 
 
@@ -435,21 +512,35 @@ def _unmet(other: str) -> tuple[str, str]:
 
 
 def _skip(world: World, job: Job, code: str, message: str, now_us: int) -> list[Effect]:
-    job = replace(job, backoff_seconds=0.0, code=code, message=message)
-    return _finish(world, job, State.SKIPPED, now_us)
+    return _finish(world, job, State.SKIPPED, now_us, backoff_seconds=0.0, code=code, message=message)
 
 
-def _finish(world: World, job: Job, state: State, now_us: int, verdict: Verdict | None = None) -> list[Effect]:
-    """Make the job terminal with its manifest, publish it once nothing of it runs, and tell those that wait for it."""
-    job = replace(job, state=state, finished_us=now_us)
+def _finish(
+    world: World, job: Job, state: State, now_us: int, verdict: Verdict | None = None, **changes: Any
+) -> list[Effect]:
+    """Make the job terminal, with ``changes`` and its manifest, publish it once nothing of it runs, and tell those that
+    wait for it.
+    """
+    job = replace(job, state=state, finished_us=_later(job, now_us), **changes)
     job = replace(job, manifest=manifest.build(job, verdict))
     world.put(job)
-    after: list[Effect] = [Ended(job.id, state is State.SUCCEEDED, now_us)]
-    batch = world.batches.get(job.spec.batch or "")
-    if batch is not None and batch.on_error == "fail" and batch.stopped is None and state in _STOPPING:
+    effects: list[Effect] = [] if job.id in world.holding else [Publish(job.id)]
+    if job.id in world.dependents:
+        effects.append(Ended(job.id, state is State.SUCCEEDED, now_us))
+    batch = world.batches.get(job.spec.batch or "") if state in _STOPPING else None
+    if batch is not None and batch.on_error == "fail" and batch.stopped is None:
         world.put_batch(replace(batch, stopped=f"{job.id} was {state.value}, and its batch stops at the first failure"))
-        after.append(BatchStopped(job.id, batch.id, now_us))
-    return after if job.id in world.holding else [Publish(job.id), *after]
+        effects.append(BatchStopped(job.id, batch.id, now_us))
+    return effects
+
+
+def _later(job: Job, now_us: int) -> int:
+    """``now_us``, or the latest time that is noted of the job: where the clock was set back, its story is not."""
+    if not job.attempts:
+        return max(now_us, job.submitted_us)
+    last = job.attempts[-1]
+    noted = last.started_us if last.facts is None else max(last.started_us, last.facts.finished_us)
+    return max(now_us, job.submitted_us, noted)
 
 
 def _is_stopped(world: World, job: Job) -> bool:
@@ -458,8 +549,11 @@ def _is_stopped(world: World, job: Job) -> bool:
     return batch is not None and batch.stopped is not None
 
 
-def _with_attempt(job: Job, **changes: Any) -> Job:
-    return replace(job, attempts=(*job.attempts[:-1], replace(job.current, **changes)))
+def _attempts(job: Job, **changes: Any) -> tuple[Attempt, ...]:
+    """Those of ``job``, with ``changes`` of the last one. One that is the same object is not recorded again."""
+    *earlier, before = job.attempts
+    after = replace(before, **changes)
+    return job.attempts if after == before else (*earlier, after)
 
 
 _STOPPING = frozenset({State.FAILED, State.REJECTED})
@@ -477,8 +571,10 @@ HANDLERS: dict[type[Event], Callable[..., list[Effect]]] = {
     Judged: _judged,
     Lost: _lost,
     Resumed: _resumed,
+    SetAside: _set_aside,
     Gone: _gone,
     BackoffOver: _backoff_over,
+    Prioritize: _prioritized,
     Cancel: _cancel,
     DependencyOver: _settled,
     Skip: _skipped,

@@ -7,6 +7,7 @@ to the job's folder. The JSON Schema shipped beside the code is generated from t
 
 from __future__ import annotations
 
+import functools
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
@@ -98,7 +99,12 @@ class Manifest(Struct, frozen=True):
 def rfc3339(time_us: int) -> str:
     """UTC microseconds as ``2026-01-31T12:00:00.123456Z``."""
     seconds, micros = divmod(time_us, 1_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{micros:06d}Z"
+    return f"{_to_the_second(seconds)}.{micros:06d}Z"
+
+
+@functools.lru_cache(maxsize=256)  # what happens at about one time is told again and again
+def _to_the_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def build(job: Job, verdict: Verdict | None) -> bytes:
@@ -106,7 +112,6 @@ def build(job: Job, verdict: Verdict | None) -> bytes:
     assert job.finished_us is not None, f"{job.id} is not finished"  # noqa: S101  a defect, not a user's mistake
     last = job.attempt
     verdict = verdict or Verdict(job.cause)
-    run_us = last.facts.finished_us - last.started_us if last and last.facts else None
     report = last.facts.report if last and last.facts else None
     spec = job.spec
     manifest = Manifest(
@@ -119,7 +124,7 @@ def build(job: Job, verdict: Verdict | None) -> bytes:
         batch=spec.batch,
         key=spec.key,
         solver=_solver(job, report),
-        state=cast(TerminalState, job.state.value),
+        state=cast(TerminalState, str(job.state)),
         cause=job.cause,
         code=job.code,
         message=job.message,
@@ -128,7 +133,7 @@ def build(job: Job, verdict: Verdict | None) -> bytes:
         started=None if job.started_us is None else rfc3339(job.started_us),
         finished=rfc3339(job.finished_us),
         queue_seconds=None if job.started_us is None else max(0, job.started_us - job.submitted_us) / 1e6,
-        run_seconds=None if run_us is None else max(0, run_us) / 1e6,
+        run_seconds=run_seconds(last) if last else None,
         attempts=tuple(map(attempt_facts, job.attempts)),
         retry=last.settings.retry if last else spec.retry,
         params=spec.params,
@@ -144,6 +149,14 @@ def build(job: Job, verdict: Verdict | None) -> bytes:
         solvisor_version=__version__,
     )
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def run_seconds(attempt: Attempt) -> float | None:
+    """How long a try ran, if it has ended; where one life saw it all, whatever became of the clock meanwhile."""
+    facts = attempt.facts
+    if facts is None:
+        return None
+    return max(0, facts.finished_us - attempt.started_us) / 1e6 if facts.seconds is None else round(facts.seconds, 6)
 
 
 def _solver(job: Job, report: Report | None) -> SolverFacts:

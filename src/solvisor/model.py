@@ -3,15 +3,18 @@
 Rules: records are frozen and hold plain values (no handles, no open files, no clocks); a change makes a new record
 with ``msgspec.structs.replace``. Units: ``_us`` are UTC microseconds since 1970 for display only, ``_seconds`` and
 ``_bytes`` say what they are; instants that drive anything are monotonic seconds passed in by the engine and never
-stored. The one mutable thing, ``World``, lives in ``world.py``. No I/O here, and nothing of Solvisor is imported.
+stored. The one mutable thing, ``World``, lives in ``world.py``. No I/O here, and nothing of Solvisor is imported. One
+file, if a long one: whoever reads any other module looks here for its nouns.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Literal
 
-from msgspec import Struct
+from msgspec import Struct, json
+from msgspec.structs import replace
 
 
 class State(StrEnum):
@@ -129,8 +132,10 @@ class Request(Struct, frozen=True):
     retry_of: str | None = None
 
 
-class JobSpec(Struct, frozen=True):
+class JobSpec(Struct, frozen=True, tag_field="schema", tag=1, omit_defaults=True):
     """What the user asked for, as stored in the row. Solver settings are *not* here: they are resolved at each attempt.
+
+    What nobody asked for is left out of the row: of 100,000 jobs that wait, it would be a quarter of the memory.
 
     ``primary`` is the name of ``{input}`` relative to the job's ``input/`` folder. ``None`` in ``timeout_seconds``,
     ``cpus``, ``memory_bytes``, ``licenses`` and ``retry`` means: as the solver says. ``route`` is the folder of the
@@ -160,7 +165,6 @@ class JobSpec(Struct, frozen=True):
     folder: bool = False
     options: dict[str, Any] = {}
     originals: tuple[Original, ...] = ()
-    schema: int = 1
 
 
 class Batch(Struct, frozen=True):
@@ -185,6 +189,19 @@ class Pause(Struct, frozen=True):
     note: str | None
 
 
+class Override(Struct, frozen=True):
+    """A limit that a person set in place of the configuration's: since when, who, and what they noted.
+
+    ``name`` is as people say it (``max_jobs``, ``license.orcaflex``); ``value`` counts jobs, cores, bytes or licenses.
+    """
+
+    name: str
+    value: int
+    by: str | None
+    since_us: int
+    note: str | None
+
+
 class Demand(Struct, frozen=True):
     """What a job occupies while it runs; jobs with equal demand are interchangeable for admission. Hashable.
 
@@ -201,9 +218,12 @@ class Demand(Struct, frozen=True):
     warm: bool = False
 
 
-class Usage(Struct, frozen=True, gc=False):
-    """What one attempt used. CPU times are of the whole reaped tree; ``max_rss_source`` is ``wait4``,
-    ``sampled``, or ``server`` (what a warm server says of a job)."""
+class Usage(Struct, frozen=True, gc=False, omit_defaults=True):
+    """What one attempt used. CPU times are of the whole reaped tree.
+
+    ``max_rss_source`` is ``cgroup`` (the whole tree at its largest, with its share of the file cache), ``wait4`` or
+    ``sampled`` (its largest process), or ``server`` (what a warm server says of a job).
+    """
 
     cpu_user_seconds: float | None = None
     cpu_system_seconds: float | None = None
@@ -234,12 +254,14 @@ class Report(Struct, frozen=True):
     version: str | None = None
 
 
-class ExitFacts(Struct, frozen=True):
+class ExitFacts(Struct, frozen=True, omit_defaults=True):
     """How a process tree ended. Exactly one of ``exit_code`` and ``signal`` is set, unless ``unkillable``.
 
-    ``stopped`` is true if Solvisor ended it. ``log_cut_bytes`` counts what was dropped from the middle of
-    oversized logs. Of a job that a warm server carried out, ``exit_code`` is 0 if it said that all went well, else 1,
-    and ``report`` is what it said.
+    ``stopped`` is true if Solvisor ended it. ``oom_kills`` are its processes that the kernel killed for want of memory,
+    ``refused_forks`` those it did not get because of ``processes_limit``. ``log_cut_bytes`` counts what was dropped
+    from the middle of oversized logs. ``seconds`` is how long it ran, by a clock that nobody sets, where one life saw
+    both ends. Of a job that a warm server carried out, ``exit_code`` is 0 if it said that all went well, else 1, and
+    ``report`` is what it said.
     """
 
     exit_code: int | None
@@ -249,18 +271,21 @@ class ExitFacts(Struct, frozen=True):
     stopped: bool = False
     unkillable: bool = False
     log_cut_bytes: int = 0
+    oom_kills: int = 0
+    refused_forks: int = 0
     report: Report | None = None
+    seconds: float | None = None
 
 
-class Settings(Struct, frozen=True):
+class Settings(Struct, frozen=True, omit_defaults=True):
     """What one attempt was resolved with: the solver's table as it stood then, with the job's own wishes laid over it.
 
     ``table`` is that table as JSON values: a collection resumed after a restart judges by what held at the start. What
-    its command became is ``Attempt.argv``.
+    its command became is ``Attempt.argv``. What is as it is here by default is left out of the row.
     """
 
     kind: str
-    table: dict[str, Any]
+    table: dict[str, Any] = {}
     version: str | None = None
     timeout_seconds: float | None = None
     cpus: int = 1
@@ -310,18 +335,25 @@ class Verdict(Struct, frozen=True):
     log_truncated: bool = False
 
 
-class Job(Struct, frozen=True):
+_encode_spec = json.Encoder().encode
+_decode_spec = lru_cache(maxsize=16)(json.Decoder(JobSpec).decode)  # who is about to start is looked at several times
+
+
+class Job(Struct, frozen=True, gc=False):
     """One unit of work as the engine holds it: one row, one folder, one manifest.
 
+    ``asked`` is its spec, or the bytes of it in the row: of 100,000 jobs that wait, few are looked at, and bytes take a
+    third of the memory.
     ``interruptions`` counts attempts in a row that ended through no fault of the job; they are not charged to
     ``retry.max``. ``backoff_seconds`` is the wait still owed before the next try. ``manifest`` holds the exact bytes
-    once the job is terminal.
+    once the job is terminal. ``removed_us`` is when the files of a published one were removed. ``given_priority`` is
+    what a person gave it in place of what it asked for.
     """
 
     id: str
     seq: int
     state: State
-    spec: JobSpec
+    asked: JobSpec | bytes
     submitted_us: int
     attempts: tuple[Attempt, ...] = ()
     interruptions: int = 0
@@ -333,6 +365,31 @@ class Job(Struct, frozen=True):
     started_us: int | None = None
     finished_us: int | None = None
     manifest: bytes | None = None
+    removed_us: int | None = None
+    given_priority: int | None = None
+
+    @property
+    def priority(self) -> int:
+        """Higher starts first."""
+        given = self.given_priority
+        return self.spec.priority if given is None else given
+
+    @property
+    def spec(self) -> JobSpec:
+        """What the user asked for."""
+        asked = self.asked
+        return _decode_spec(asked) if isinstance(asked, bytes) else asked
+
+    @property
+    def spec_bytes(self) -> bytes:
+        """The spec as its row holds it."""
+        return self.asked if isinstance(self.asked, bytes) else _encode_spec(self.asked)
+
+    def packed(self) -> Job:
+        """The same job with its spec as bytes."""
+        if isinstance(self.asked, bytes):
+            return self
+        return replace(self, asked=bytes(memoryview(_encode_spec(self.asked))))  # the encoder's own has room to spare
 
     @property
     def attempt(self) -> Attempt | None:
@@ -352,9 +409,22 @@ class PortRange(Struct, frozen=True):
     last: int
 
 
+class Address(Struct, frozen=True):
+    """Where a TCP socket listens: an IP address in its usual form, and a port."""
+
+    host: str
+    port: int
+
+    @property
+    def authority(self) -> str:
+        """As it stands in a URL."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
 class PoolRule(Struct, frozen=True):
     """How many warm servers of a solver there may be, what each holds, and how long it lives.
 
+    ``auto``: ``max`` follows how many jobs may run at once.
     More than ``restarts`` ends within ``restarts_within_seconds``, with no job served between: the pool has failed.
     """
 
@@ -367,6 +437,13 @@ class PoolRule(Struct, frozen=True):
     licenses: tuple[tuple[str, int], ...]
     restarts: int
     restarts_within_seconds: float
+    auto: bool = False
+
+    def within(self, max_jobs: int, own: int | None) -> PoolRule:
+        """The rule where so many jobs run at once, of all solvers and of its ``own``: more servers had no work."""
+        if not self.auto:
+            return self
+        return replace(self, max=max(self.min, max_jobs if own is None else min(max_jobs, own)))
 
 
 class ServerState(StrEnum):

@@ -13,10 +13,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 
 from .fieldtypes import Count, Number, doc
+from .records import converter
 from .tables import Faults, Rule
 from .tomltext import Path as KeyPath
 
@@ -99,9 +99,12 @@ def check_model_job(at: KeyPath, job: ModelJob, faults: Faults) -> None:
         faults.add((*at, "simulate", "stop"), f"{stop} is not after start, {start}")
 
 
+_to_model_job = converter(ModelJob)
+
+
 def model_job(options: Mapping[str, Any]) -> ModelJob:
     """The record of what ``JobSpec.options`` holds. Raises ``ValueError``: checked once, but by an earlier Solvisor."""
-    job = msgspec.convert(dict(options), ModelJob)
+    job: ModelJob = _to_model_job(dict(options))
     for value in job.overrides.values():
         override_text(value)
     return job

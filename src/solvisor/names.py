@@ -9,7 +9,13 @@ from __future__ import annotations
 import os
 import re
 
+SOCKET_PATH_MAX = 107
+"""Bytes in the path of a Unix socket; a longer one is reached through its folder."""
+
 JOB_FILE_SUFFIX = ".job.toml"
+
+READY_SUFFIX = ".ready"
+"""What the name of a drop ends with, once more, in a marker that says that it is complete."""
 
 FOLDER_JOB_FILE = "job.toml"
 """The job file of a dropped folder."""
@@ -18,6 +24,7 @@ _TEMPORARY = re.compile(
     r".*\.(part|tmp|partial|filepart|crdownload)|~\$.*|\..+\.[a-z0-9]{6}", re.DOTALL | re.IGNORECASE
 )
 _LITTER = frozenset({"thumbs.db", "desktop.ini"})
+_JOB_ID = re.compile(r"[a-z0-9-]+-[0-9a-v]{15}")
 _ODD = re.compile("[\x00-\x1f\x7f-\x9f\\\\\u2028\u2029\udc80-\udcff]")
 _ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
 
@@ -34,6 +41,8 @@ def escape_name(name: str) -> str:
 
 def unescape_name(text: str) -> str:
     """The inverse of ``escape_name``: the name as the file system has it (``os.fsdecode``)."""
+    if "\\" not in text:
+        return text
     parts = _ESCAPED.split(text)  # text, hex, text, hex, ..., text
     return os.fsdecode(b"".join(bytes.fromhex(part) if i % 2 else part.encode("utf-8") for i, part in enumerate(parts)))
 
@@ -48,14 +57,45 @@ def is_temporary(name: str) -> bool:
     return _TEMPORARY.fullmatch(name) is not None
 
 
+def stem(path: str) -> str:
+    """The last part of a path, with ``/``, without its last suffix."""
+    name = path.rpartition("/")[2]
+    dot = name.rfind(".")
+    return name[:dot] if 0 < dot < len(name) - 1 else name
+
+
+AGE_CHARACTERS = 15
+"""What an id ends in: the time of its claim, which sorts as a text does, and what tells it from others of that time."""
+
+
+def age(job_id: str) -> str:
+    """What job ids are sorted by, the oldest first."""
+    return job_id[-AGE_CHARACTERS:]
+
+
+def is_job_id(name: str) -> bool:
+    """Whether a folder of that name can be a job's."""
+    return _JOB_ID.fullmatch(name) is not None
+
+
 def is_ignored(name: str) -> bool:
-    """Whether a name is nobody's drop: hidden, temporary, or litter of a desktop."""
-    return name.startswith(".") or name.lower() in _LITTER or is_temporary(name)
+    """Whether a name is nobody's drop: hidden, litter of a desktop, or temporary."""
+    return is_hidden(name) or is_temporary(name)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name is not for people to see: hidden, or litter of a desktop."""
+    return name.startswith(".") or name.lower() in _LITTER
 
 
 def is_job_file(name: str) -> bool:
     """Whether a name dropped beside its inputs is a job file; in a dropped folder it is ``job.toml``."""
     return name.lower().endswith(JOB_FILE_SUFFIX) and not is_ignored(name)
+
+
+def may_be_input(name: str) -> bool:
+    """Whether a name says nothing else of a file: that it is nobody's drop, or that it speaks of others."""
+    return name != FOLDER_JOB_FILE and not name.lower().endswith(JOB_FILE_SUFFIX) and not is_ignored(name)
 
 
 def speaks_to_solvisor(path: str) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from . import failpoint
 from .home import Home
 
 SERVERS = "servers"
@@ -32,10 +33,15 @@ class NotedProcess(Struct, frozen=True):
     token: str
 
 
+_decode_note = msgspec.json.Decoder(NotedProcess).decode
+
+
 def note(folder: Path, process: NotedProcess) -> None:
     """Write down the leader of the server in ``folder``."""
     with suppress(OSError):  # its environment says it as well, unless it wipes that out
+        failpoint.reach("server.started")
         (folder / NOTE).write_bytes(msgspec.json.encode(process))
+        failpoint.reach("server.noted")
 
 
 def noted_servers(home: Home, boot_id: str) -> dict[tuple[int, int], str]:
@@ -66,6 +72,6 @@ def remove(folder: Path) -> None:
 
 def _read(folder: Path) -> NotedProcess | None:
     try:
-        return msgspec.json.decode((folder / NOTE).read_bytes(), type=NotedProcess)
+        return _decode_note((folder / NOTE).read_bytes())
     except (OSError, msgspec.DecodeError):  # killed before or while it wrote
         return None

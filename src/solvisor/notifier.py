@@ -159,6 +159,12 @@ class Notifier:
         self._idle = anyio.Event()
         self._idle.set()
 
+    def use(self, settings: Notify | None) -> None:
+        """Ask for other news from now on, or for none."""
+        if settings != self._settings:
+            self._settings = settings
+            self._trouble.pop("notify", None)
+
     def job(self, job: Job) -> None:
         """Tell of a job that was just published, if it is asked for. Never waits, never raises."""
         if self._wants(_JOB_EVENTS.get(job.state)):
@@ -183,12 +189,14 @@ class Notifier:
 
     async def run(self) -> None:
         """Tell what is posted, one after the other, until cancelled; a program that runs then is killed."""
-        while self._settings is not None:
+        while True:
             if not self._waiting:
                 self._idle.set()
                 self._more = anyio.Event()
                 await self._more.wait()
-            await self._tell(self._settings, self._waiting.popleft())
+            news = self._waiting.popleft()
+            if self._settings is not None:
+                await self._tell(self._settings, news)
 
     async def wait_idle(self) -> None:
         """Return once everything posted so far was told or given up. How long that may take is for the caller."""
@@ -247,7 +255,7 @@ class Notifier:
         facts: ExitFacts | None = None
         try:
             with anyio.move_on_after(timeout_seconds):
-                handle = await self._backend.launch(spec)
+                handle = await self._backend.launch(lambda: spec)
                 facts = await handle.wait()
             if facts is not None:
                 return _failure(facts)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from .errors import SolvisorError, StoreUnavailable
+from .errors import SolvisorError, StoreError
 from .events import Event
 
 Act = Callable[[Callable[[Event], None]], Awaitable[None]]
@@ -99,7 +99,7 @@ class Orders:
             order.begun = True
             try:
                 await order.act(apply)
-            except StoreUnavailable:
+            except StoreError:  # no refusal: the engine cannot go on
                 raise
             except SolvisorError as error:
                 order.error = error

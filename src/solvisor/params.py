@@ -26,6 +26,7 @@ class Param(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     min: Annotated[Number | None, doc("The smallest number allowed.")] = None
     max: Annotated[Number | None, doc("The largest number allowed.")] = None
     choices: Annotated[tuple[Scalar, ...], doc("The only values allowed.")] = ()
+    help: Annotated[str | None, doc("What it means, for whoever sets it.")] = None
     dash: Annotated[bool, doc("Allow texts that start with -, which a program may take for an option.")] = False
 
     def check(self, value: bool | int | float | str) -> bool | int | float | str:

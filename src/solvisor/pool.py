@@ -33,11 +33,11 @@ from .noted import SERVERS
 DEATH_SECONDS = 0.25
 """How long after a bad end of a job its server's death may take to show: the two are one event."""
 
-CLIENT_SECONDS = 1.0
-"""How long a client may take to come to its own end once its server is gone: it may have been done with it."""
-
 FRESH_SECONDS = 1.0
 """A server that answered so recently is not asked again after a job."""
+
+LOOKED_SECONDS = 0.005
+"""After so short a job it is not looked again whether a server is spent: the next job has it looked anyway."""
 
 KILLED = 9
 """SIGKILL, which not every platform has a name for."""
@@ -78,6 +78,10 @@ class Pool:
 
     # --- what the engine wants --------------------------------------------------------------------------------------
 
+    def use(self, solvers: Mapping[str, WarmSolver], kinds: Mapping[str, WarmKind]) -> None:
+        """Start servers by another configuration from now on; those that are there end as they were started."""
+        self._solvers, self._kinds = solvers, kinds
+
     def start(self, tasks: TaskGroup, server: Server) -> None:
         """Start and watch a server in a task of its own; what becomes of it is posted."""
         life = Life(server, self._solvers[server.solver], self._kinds[server.solver], self._ground)
@@ -104,17 +108,22 @@ class Pool:
 
     # --- what a job wants -------------------------------------------------------------------------------------------
 
+    async def prepare(self, name: str, stage: Callable[[], object]) -> None:
+        """Do what is to be done before a server may have a job; a thread of its own does that, and nothing else waits.
+
+        Raises as ``stage``, and ``Unreached`` if the server was gone.
+        """
+        await self._reached(name).prepare(stage)
+
     async def carry_out(self, name: str, errand: Errand) -> ExitFacts:
         """Have a server do a job; when it was stopped, its server is gone as well.
 
         Raises ``Unreached`` if the server was gone before it heard of it or must not have another job, ``ServerBroken``
         if it died of it or broke (then it is gone, too), ``SpawnError`` if a process of the job could not be started.
         """
-        life = self._lives.get(name)
-        if life is None:
-            raise Unreached(f"{name} was gone before it heard of the job")
+        life = self._reached(name)
         async with life.turn:
-            why = await life.spent()
+            why = await life.spent(since=errand.since)
             if why is not None:
                 await self._retire_spent()
                 raise Unreached(f"{name} is to be replaced: {why}")
@@ -153,6 +162,12 @@ class Pool:
         life.over_job = False
         return facts
 
+    def _reached(self, name: str) -> Life:
+        life = self._lives.get(name)
+        if life is None:
+            raise Unreached(f"{name} was gone before it heard of the job")
+        return life
+
     async def _retire_spent(self) -> None:
         """End all servers that must not have another job, once they have none: else one of them would be lent next."""
         for life in list(self._lives.values()):
@@ -167,23 +182,18 @@ class Pool:
         facts: ExitFacts | None = None
         error: SolvisorError | None = None
 
-        async def watch() -> None:
-            await life.ended.wait()
-            await anyio.sleep(CLIENT_SECONDS)
-            errand.lose_server()
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(watch)
-            with errand.scope:
-                try:
-                    facts = await channel.run(errand)
-                except (Unreached, ServerBroken, SpawnError) as caught:
-                    error = caught
-                except Exception as caught:
-                    log.exception("server.talk_failed", server=life.name, id=errand.job.id)
-                    text = f"the talk with {life.name} failed: {type(caught).__name__}: {caught}"
-                    error = SpawnError("talk", text)
-            tasks.cancel_scope.cancel()
+        life.lend(errand)
+        with errand.scope:
+            try:
+                facts = await channel.run(errand)
+            except (Unreached, ServerBroken, SpawnError) as caught:
+                error = caught
+            except Exception as caught:
+                log.exception("server.talk_failed", server=life.name, id=errand.job.id)
+                text = f"the talk with {life.name} failed: {type(caught).__name__}: {caught}"
+                error = SpawnError("talk", text)
+            finally:
+                life.lend(None)
         return facts, error
 
     async def give_back(self, name: str, *, served: bool) -> None:
@@ -198,6 +208,6 @@ class Pool:
             problem = await life.ask()
             if problem is not None:
                 life.condemn(problem, its_fault=True)
-        spent = await life.spent()
+        spent = await life.spent(since=time.monotonic() - LOOKED_SECONDS)
         if not life.news.is_set():
             self._post(ServerFree(name, served, spent, time.monotonic()))

@@ -9,7 +9,8 @@ business: what tries here does so until it is cancelled, and tells ``note`` what
 ``not ready:``.
 
 On Windows nobody can be asked yet who listens: there the port is taken for the server's own. This module must not know
-how servers are started, leased ports or replaced.
+how servers are started, leased ports or replaced. One file, if a long one: the ways of asking share how long they rest,
+whom they believe and what they tell.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ import re
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import ExitStack, asynccontextmanager, suppress
 from http.client import HTTPException, HTTPResponse, IncompleteRead
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Final, NamedTuple, NoReturn, TypeVar, cast
+from typing import Final, NamedTuple, NoReturn, Self, TypeVar, cast
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -37,6 +38,7 @@ from .errors import NotReady, PortTaken
 from .filetext import OVERLAP, WINDOW, open_regular
 from .interfaces import Up
 from .kinds import FileReady, HttpReady, LineReady, Ready, ReportedPort, TcpReady, ZmqReady
+from .signs import Signs
 from .tables import show
 
 if sys.platform != "win32":
@@ -55,6 +57,14 @@ LOOK_SHARE: Final = 0.01
 TRY_SHARE: Final = 0.1
 """A pause is such a part of the time waited so far; tries cost the server a connection, looks cost it nothing."""
 
+GLANCE_SHARE: Final = 0.004
+GLANCE_SECONDS: Final = (0.001, 0.005)
+"""The same while nothing listens where it should, which a glance tells for a microsecond: the waking costs more."""
+
+QUIET_SHARE: Final = 0.05
+QUIET_SECONDS: Final = (0.1, 1.0)
+"""The same for looks that something else spares: they may tell no more than that it listens elsewhere, or nothing."""
+
 PATIENCE_SECONDS: Final = 0.2
 """What was said over TCP is taken for all after so long a silence, or ``TRY_SHARE`` of the time waited if longer: what
 still loads often says so, and then nothing more."""
@@ -63,18 +73,22 @@ STRANGER_SECONDS: Final = 0.2
 """A stranger is one for so long: a process of ours shows no clue while it changes its program or is being orphaned."""
 
 _NEVER_MS: Final = 2**31 - 1
-_ZMQ_LOOK_MS: Final = 200
 _MUTE: Final = "it accepted the connection and answered nothing"
 
 
-def pauses(share: float = LOOK_SHARE) -> Iterator[float]:
-    """The pauses between looks, in seconds, without end: ``share`` of what was waited so far, from 1 to 100 ms."""
-    shortest, longest = PAUSE_SECONDS
+def pauses(share: float = LOOK_SHARE, bounds: tuple[float, float] = PAUSE_SECONDS) -> Iterator[float]:
+    """The pauses between looks, in seconds, without end: ``share`` of what was waited so far, within ``bounds``."""
+    shortest, longest = bounds
     waited = 0.0
     while True:
         pause = min(max(shortest, waited * share), longest)
         yield pause
         waited += pause
+
+
+def pauses_with(signs: Signs) -> Iterator[float]:
+    """The pauses between looks at what nothing can happen to without a sign."""
+    return pauses(QUIET_SHARE, QUIET_SECONDS) if signs.are_told else pauses()
 
 
 async def until_ready(ready: Ready, up: Up, host: str, port: int | None, note: Note) -> None:
@@ -106,7 +120,8 @@ async def until_listening(up: Up, host: str, port: int, note: Note) -> None:
 
     Tries until cancelled. Raises ``PortTaken`` if a stranger listens there.
     """
-    await _until(_Watch(up, host, port).look, note)
+    with _Watch(up, host, port) as watch:
+        await _until(watch.look, note, watch.rest)
 
 
 async def until_port(reported: ReportedPort, up: Up, note: Note) -> int:
@@ -119,7 +134,8 @@ async def until_port(reported: ReportedPort, up: Up, note: Note) -> int:
         texts, pattern = _printed(up), _compiled(reported.line)
     else:
         texts, pattern = [_file(up, reported.file or "")], _compiled(reported.match)
-    return await _until(lambda: _told_port(texts, pattern, up), note)
+    with Signs(text.path for text in texts) as signs:
+        return await _until(lambda: _told_port(texts, pattern, up), note, signs.rest)
 
 
 async def check(ready: Ready, host: str, port: int | None) -> None:
@@ -132,10 +148,15 @@ async def check(ready: Ready, host: str, port: int | None) -> None:
         await _ask(ready, host, _port_to_ask(ready, port), lambda _: None, math.inf)
 
 
-async def _until(look: Callable[[], T], note: Note) -> T:
-    """What ``look`` finds once it raises no ``NotReady``; it reads files, and so has a thread of its own."""
+async def _until(
+    look: Callable[[], T], note: Note, rest: Callable[[float], Awaitable[None]], breaks: Iterable[float] | None = None
+) -> T:
+    """What ``look`` finds once it raises no ``NotReady``; it reads files, and so has a thread of its own.
+
+    ``rest`` is what is done before another look, for so many seconds as ``breaks`` say, or ``pauses()``.
+    """
     turn = anyio.CapacityLimiter(1)
-    for pause in pauses():
+    for pause in breaks or pauses():
         try:
             return await to_thread.run_sync(look, limiter=turn)
         except PortTaken:
@@ -144,7 +165,7 @@ async def _until(look: Callable[[], T], note: Note) -> T:
             note(str(error))
         except OSError as error:  # such as no file descriptor to look with
             note(f"it cannot be looked at: {error.strerror}")
-        await anyio.sleep(pause)
+        await rest(pause)
     raise AssertionError("pauses never end")
 
 
@@ -159,6 +180,56 @@ class _Watch:
         self._host = host
         self._port = port
         self._strange_since: float | None = None
+        self._began = time.monotonic()
+        self._glance: Callable[[], bool] | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        if sys.platform != "win32":
+            with suppress(OSError, ValueError):  # without it there are looks alone
+                lookout = listeners.Lookout(self._host, self._port)
+                self._stack.callback(lookout.close)
+                self._glance = lookout.sees
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    async def rest(self, seconds: float) -> None:
+        """Rest for so long; while nobody listens there, until somebody does, or a look may have more to say."""
+        if not self._is_quiet():
+            await anyio.sleep(seconds)
+            return
+        loop = asyncio.get_running_loop()
+        over = loop.create_future()
+        end = time.monotonic() + self._part(QUIET_SHARE, QUIET_SECONDS)
+
+        timer: asyncio.TimerHandle
+
+        def glance() -> None:  # called by the loop: for who sleeps in between each one costs twice as much
+            nonlocal timer
+            if time.monotonic() < end and self._is_quiet():
+                timer = loop.call_later(self._part(GLANCE_SHARE, GLANCE_SECONDS), glance)
+            elif not over.done():
+                over.set_result(None)
+
+        timer = loop.call_later(self._part(GLANCE_SHARE, GLANCE_SECONDS), glance)
+        try:
+            await over
+        finally:
+            timer.cancel()
+
+    def _part(self, share: float, bounds: tuple[float, float]) -> float:
+        """Such a part of the time waited so far."""
+        shortest, longest = bounds
+        return min(max(shortest, share * (time.monotonic() - self._began)), longest)
+
+    def _is_quiet(self) -> bool:
+        """Whether it is sure that nobody listens there."""
+        try:
+            return self._glance is not None and not self._glance()
+        except OSError:
+            return False
 
     def look(self) -> None:
         """Look once. Raises ``NotReady`` or, about a stranger that stays, ``PortTaken``; and ``OSError``."""
@@ -204,7 +275,7 @@ class _Text:
     """
 
     def __init__(self, path: Path, name: str, *, grows: bool) -> None:
-        self._path = path
+        self.path = path
         self._name = name
         self._grows = grows
         self._seen = 0
@@ -212,7 +283,7 @@ class _Text:
     def matches(self, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
         """Where the pattern matches now. Raises ``NotReady`` if the file is not there, and ``OSError``."""
         try:
-            file = open_regular(self._path)
+            file = open_regular(self.path)
         except FileNotFoundError:
             raise NotReady(f"there is no {self._name} yet") from None
         with file:
@@ -244,7 +315,8 @@ async def _until_told(ready: LineReady | FileReady, up: Up, note: Note) -> None:
         if not any(match for text in texts for match in text.matches(pattern)):
             raise NotReady(f"{show(ready.match)} is not found in {where}")
 
-    await _until(look, note)
+    with Signs(text.path for text in texts) as signs:
+        await _until(look, note, signs.rest, pauses_with(signs))
 
 
 def _told_port(texts: list[_Text], pattern: re.Pattern[str], up: Up) -> int:
@@ -394,21 +466,23 @@ async def _ask_zmq(ready: ZmqReady, host: str, port: int, note: Note) -> None:
         # Left to itself, pyzmq names the monitor after a file descriptor whose last owner may still be closing.
         name = f"inproc://{uuid4()}"
         with requester.get_monitor_socket(zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED, name) as ends:
-            note(_MUTE)
-            requester.connect(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
-            try:  # it may have hung up already: then waiting to send would be waiting for ever
-                await requester.send(ready.send.encode(), zmq.NOBLOCK)
-            except zmq.Again:
-                raise NotReady("it closed the connection without a ZeroMQ answer") from None
-            poller = Poller()
-            poller.register(requester, zmq.POLLIN)
-            poller.register(ends, zmq.POLLIN)
-            seen: dict[Any, int] = {}
-            while not seen:  # looked at anew now and then: the descriptors behind tell of a change only once
-                seen = dict(await poller.poll(_ZMQ_LOOK_MS))
-            if requester not in seen:
-                raise NotReady("it closed the connection without a ZeroMQ answer")
-            said = await requester.recv()
+            try:
+                note(_MUTE)
+                requester.connect(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
+                try:  # it may have hung up already: then waiting to send would be waiting for ever
+                    await requester.send(ready.send.encode(), zmq.NOBLOCK)
+                except zmq.Again:
+                    raise NotReady("it closed the connection without a ZeroMQ answer") from None
+                poller = Poller()
+                poller.register(requester, zmq.POLLIN)
+                poller.register(ends, zmq.POLLIN)
+                if requester not in dict(await poller.poll()):
+                    raise NotReady("it closed the connection without a ZeroMQ answer")
+                said = await requester.recv()
+            finally:
+                # Before its other end is closed: the I/O thread of libzmq, which is the only one there is, would wait
+                # for ever to tell of an event that nobody can receive any more, and with it every later request.
+                requester.disable_monitor()
     if not _is_found(ready.expect, said):
         raise NotReady(f"it answered {_shown(said)}, which is not what is expected")
 

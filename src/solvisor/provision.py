@@ -14,6 +14,13 @@ from .model import Limits, PoolRule, Server, ServerState
 from .world import Used, World
 
 
+def servers_most(limits: Limits, solver: str, scale: int | None) -> int:
+    """How many servers of a solver there may be: as configured or scaled, and no more than there are licenses for."""
+    rule = limits.pools[solver]
+    seats = (limits.licenses.get(name, 0) // count for name, count in rule.licenses)
+    return min([rule.max if scale is None else scale, *seats])
+
+
 class Provision:
     """What one plan decides about servers: ``starts`` names solvers, ``retire`` servers with the reason.
 
@@ -116,11 +123,15 @@ class Provision:
         for name in sorted(promised):
             self._give_way(name, needed.get(name, 0))
         for solver, rule in self._limits.pools.items():
-            paused = None in self._world.pauses or solver in self._world.pauses
-            while not paused and self._used.servers[solver] < self._minimum(solver):
+            while self._used.servers[solver] < self._minimum(solver) and not self._is_paused(solver):
                 if not self._start(solver, promised):
                     break
             self._shrink(solver, rule)
+
+    def _is_paused(self, solver: str) -> bool:
+        """Whether nothing of a solver is started, whoever wants it."""
+        world = self._world
+        return None in world.pauses or solver in world.pauses or world.no_room is not None or world.wary
 
     def _give_way(self, name: str, needed: int) -> None:
         """End idle servers that hold a license somebody waits for, the longest idle first; if that helps him now."""
@@ -139,15 +150,16 @@ class Provision:
     def _shrink(self, solver: str, rule: PoolRule) -> None:
         """End servers above ``min`` that had no job for too long, and those that a person has too many of."""
         scale, least = self._world.pool(solver).scale, self._minimum(solver)
-        unused = [server for server in self._unused() if server.solver == solver]
-        starting = [s for s in self._in_state(ServerState.STARTING) if s.solver == solver]
         if scale is not None:
-            for server in [*starting, *unused]:
+            starting = [s for s in self._in_state(ServerState.STARTING) if s.solver == solver]
+            for server in [*starting, *self._unused_of(solver)]:
                 if self._used.servers[solver] > scale:
                     self._end(server, f"scaled to {scale}")
             return
-        for server in unused:
-            if self._used.servers[solver] <= least or rule.idle_seconds is None:
+        if rule.idle_seconds is None or self._used.servers[solver] <= least:
+            return
+        for server in self._unused_of(solver):
+            if self._used.servers[solver] <= least:
                 return
             idle_at = server.since + rule.idle_seconds
             if idle_at <= self._now:
@@ -157,11 +169,12 @@ class Provision:
 
     def _unused(self) -> list[Server]:
         """Idle servers that no job of this plan takes, the longest idle first: the latest ones are taken first."""
-        unused: list[Server] = []
-        for solver in self._limits.pools:
-            idle = [server for server in self._world.idle_servers(solver) if server.name not in self.retire]
-            unused += idle[: self._used.idle[solver]]
+        unused = [server for solver in self._limits.pools for server in self._unused_of(solver)]
         return sorted(unused, key=lambda server: server.since)
+
+    def _unused_of(self, solver: str) -> list[Server]:
+        idle = [server for server in self._world.idle_servers(solver) if server.name not in self.retire]
+        return idle[: self._used.idle[solver]]
 
     def _in_state(self, *states: ServerState) -> Iterator[Server]:
         for server in list(self._world.servers.values()):
@@ -178,5 +191,8 @@ class Provision:
 
     def wakes(self) -> Iterable[float]:
         """The instants at which time alone may change something."""
-        rests = (pool.rests_until for pool in self._world.pools.values())
-        return [*self._wakes, *(at for at in rests if at is not None and at > self._now)]
+        wakes = self._wakes
+        for pool in self._world.pools.values():
+            if pool.rests_until is not None and pool.rests_until > self._now:
+                wakes.append(pool.rests_until)
+        return wakes

@@ -6,9 +6,10 @@ must not know the store, and carries nothing out.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from .events import Effect, Event, Exited, Lost, Publish, Resumed
+from .events import Effect, Event, Exited, Lost, Publish, SetAside
 from .model import TERMINAL, Batch, Cause, Demand, ExitFacts, Job, JobSpec, State
 from .world import World
 
@@ -16,6 +17,7 @@ from .world import World
 def take_up(
     world: World,
     jobs: Sequence[Job],
+    unreadable: Mapping[str, str],
     batches: Mapping[str, Batch],
     demand_of: Callable[[JobSpec, Batch | None], Demand],
     alive: Collection[str],
@@ -23,37 +25,40 @@ def take_up(
     now: float,
     now_us: int,
 ) -> tuple[list[Effect], list[Event]]:
-    """Put the jobs back into an empty world; returns what follows, and what is to happen to those interrupted.
+    """Put jobs back into a new world; returns what follows, and what is to happen to those interrupted.
 
-    ``jobs`` are in the order of ``seq``, ``batches`` theirs, ``alive`` the tokens of attempts that would not die;
-    ``now`` is monotonic seconds, ``now_us`` UTC microseconds.
+    ``jobs`` come in the order of ``seq``, one page after the other; ``unreadable`` says what of some of them cannot be
+    read; ``batches`` are theirs, ``alive`` the tokens of
+    attempts that would not die; ``now`` is monotonic seconds, ``now_us`` UTC microseconds. What is to happen must wait
+    until all pages are there. Those that were being collected are for the engine to send ``Resumed``.
     """
-    open_ids = {job.id for job in jobs if job.state not in TERMINAL}
     effects: list[Effect] = []
     interrupted: list[Event] = []
     for job in jobs:
         batch = batches.get(job.spec.batch or "")
-        unmet = frozenset(job.spec.after) & open_ids if job.state is State.QUEUED else frozenset()
+        queued = job.state is State.QUEUED
+        unmet = frozenset(filter(world.is_open, job.spec.after)) if queued else frozenset[str]()
         lives = job.attempt is not None and job.attempt.token in alive
         demand = demand_of(job.spec, batch)
         effects += restore(world, job, demand, unmet, now, alive=lives, batch=batch)
-        if job.state is State.RUNNING and lives:
+        if job.id in unreadable and job.state not in TERMINAL:
+            text = (
+                f"its row in the database cannot be read ({unreadable[job.id]}); it was kept, and the job set aside so "
+                "that the others go on: submit its input again, and please report it"
+            )
+            interrupted.append(SetAside(job.id, "row", text, now_us))
+        elif job.state is State.RUNNING and lives:
             facts = ExitFacts(None, None, now_us, unkillable=True)
             interrupted.append(Exited(job.id, job.current.token, facts, now_us))
         elif job.state is State.RUNNING:
             interrupted.append(Lost(job.id, job.current.token, interruptions_max, now_us))
-        elif job.state is State.COLLECTING:
-            interrupted.append(Resumed(job.id, job.current.token, interruptions_max, now_us))
     return effects, interrupted
 
 
-def homeless(jobs: Sequence[Job], configured: Collection[str]) -> dict[str, int]:
+def homeless(world: World, configured: Collection[str]) -> dict[str, int]:
     """How many jobs wait for each solver that is not configured any more."""
-    counts: dict[str, int] = {}
-    for job in jobs:
-        if job.state not in TERMINAL and job.spec.solver not in configured:
-            counts[job.spec.solver] = counts.get(job.spec.solver, 0) + 1
-    return dict(sorted(counts.items()))
+    solvers = Counter(world.demands[job.id].solver for job in world.jobs.values() if job.state not in TERMINAL)
+    return {solver: count for solver, count in sorted(solvers.items()) if solver not in configured}
 
 
 def restore(

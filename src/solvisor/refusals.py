@@ -9,7 +9,7 @@ Rules: pure; instants are monotonic seconds that come in. This module must not k
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 
 REFUSALS_MAX = 3
@@ -47,6 +47,10 @@ class Refusals:
 
     def __getitem__(self, name: str) -> Standing:
         return self._refused[name]
+
+    def get(self, name: str) -> Standing | None:
+        """How it stands with a license; ``None`` if it was not refused lately."""
+        return self._refused.get(name)
 
     def wants_trial(self, name: str) -> bool:
         """Whether a license has rested, so that the next one to take it tries it alone."""
@@ -95,9 +99,9 @@ class Refusals:
                     del self._refused[name]
                 refused.until = None
 
-    def wakes(self) -> Iterator[float]:
+    def wakes(self) -> list[float]:
         """The instants at which time alone changes something."""
-        return (refused.until for refused in self._refused.values() if refused.until is not None)
+        return [refused.until for refused in self._refused.values() if refused.until is not None]
 
     def held_back(self) -> set[str]:
         """What ``resting`` must be, worked out anew. For tests."""

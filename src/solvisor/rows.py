@@ -1,117 +1,35 @@
-"""The schema of the database, and how a record becomes a row and a row a record.
+"""How a record becomes a row of the database and a row a record, and what SQLite's errors mean.
 
-Rules: the schema refuses impossible rows, so a defect elsewhere stops here instead of reaching a user; SQLite's
-exceptions are translated here and nowhere else. This module holds no connection.
+Rules: SQLite's exceptions are translated here and nowhere else. This module holds no connection.
 """
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from .errors import StoreError, StoreFailed, StoreUnavailable
-from .model import Attempt, Batch, Cause, ExitFacts, Job, JobSpec, Pause, Settings, State
-
-SCHEMA_VERSION = 3
-
-# Lists of values are spelled out: a schema version is frozen once released, the enumerations are not.
-SCHEMA = """
-CREATE TABLE meta (
-  name   TEXT PRIMARY KEY,
-  value  INTEGER NOT NULL
-) WITHOUT ROWID;
-INSERT INTO meta VALUES ('hardened', 0);
-
-CREATE TABLE batches (
-  id          TEXT PRIMARY KEY,
-  name        TEXT NOT NULL,
-  user        TEXT,
-  on_error    TEXT NOT NULL CHECK (on_error IN ('skip', 'fail')),
-  max_jobs    INTEGER CHECK (max_jobs > 0),
-  created_us  INTEGER NOT NULL,
-  closed      INTEGER NOT NULL CHECK (closed IN (0, 1)),
-  stopped     TEXT
-) WITHOUT ROWID;
-
-CREATE TABLE pauses (
-  solver    TEXT UNIQUE,
-  by        TEXT,
-  since_us  INTEGER NOT NULL,
-  note      TEXT
-);
-
-CREATE TABLE jobs (
-  seq              INTEGER PRIMARY KEY,
-  id               TEXT NOT NULL UNIQUE,
-  state            TEXT NOT NULL CHECK (state IN ('queued', 'running', 'collecting', 'succeeded', 'failed', 'cancelled',
-                                                  'rejected', 'skipped')),
-  key              TEXT UNIQUE,
-  name             TEXT NOT NULL,
-  solver           TEXT NOT NULL,
-  user             TEXT,
-  project          TEXT,
-  batch            TEXT REFERENCES batches (id),
-  spec             BLOB NOT NULL,
-  submitted_us     INTEGER NOT NULL,
-  tries            INTEGER NOT NULL,
-  interruptions    INTEGER NOT NULL,
-  backoff_seconds  REAL NOT NULL,
-  cancel           INTEGER NOT NULL CHECK (cancel IN (0, 1)),
-  cause            TEXT CHECK (cause IN ('spawn', 'exit', 'signal', 'timeout', 'stalled', 'oom', 'check', 'server',
-                                          'lost', 'unkillable', 'poison')),
-  code             TEXT,
-  message          TEXT,
-  started_us       INTEGER,
-  finished_us      INTEGER,
-  manifest         BLOB,
-  published        INTEGER NOT NULL CHECK (published IN (0, 1)),
-  CHECK ((finished_us IS NOT NULL) = (state IN ('succeeded', 'failed', 'cancelled', 'rejected', 'skipped'))),
-  CHECK ((cause IS NOT NULL) = (state = 'failed')),
-  CHECK ((manifest IS NOT NULL) = (finished_us IS NOT NULL AND NOT published)),
-  CHECK (finished_us IS NOT NULL OR NOT published)
-);
-CREATE INDEX jobs_live ON jobs (id) WHERE published = 0;
-CREATE INDEX jobs_of_batch ON jobs (batch, seq) WHERE batch IS NOT NULL;
-CREATE INDEX jobs_of_project ON jobs (project, seq) WHERE project IS NOT NULL;
-CREATE INDEX jobs_finished ON jobs (finished_us) WHERE finished_us IS NOT NULL;
-
-CREATE TABLE attempts (
-  job_id      TEXT NOT NULL REFERENCES jobs (id),
-  n           INTEGER NOT NULL CHECK (n > 0),
-  token       TEXT NOT NULL UNIQUE,
-  host        TEXT NOT NULL,
-  started_us  INTEGER NOT NULL,
-  settings    BLOB NOT NULL,
-  server      TEXT,
-  port        INTEGER,
-  argv        BLOB NOT NULL,
-  pid         INTEGER,
-  pid_start   INTEGER,
-  boot_id     TEXT,
-  facts       BLOB,
-  cause       TEXT CHECK (cause IN ('spawn', 'exit', 'signal', 'timeout', 'stalled', 'oom', 'check', 'server',
-                                     'lost', 'unkillable', 'poison')),
-  code        TEXT,
-  message     TEXT,
-  PRIMARY KEY (job_id, n)
-) WITHOUT ROWID;
-"""
+from .errors import StoreDamaged, StoreError, StoreFailed, StoreUnavailable
+from .model import Attempt, Batch, Cause, ExitFacts, Job, JobSpec, Override, Pause, Settings, Source, State
+from .usage import Row, Sums
 
 JOB_COLUMNS = """
 id, seq, state, spec, submitted_us, interruptions, backoff_seconds, cancel, cause, code, message, started_us,
-finished_us, manifest"""
-"""What ``to_job`` reads."""
+finished_us, (SELECT body FROM manifests WHERE manifests.seq = jobs.seq),
+removed_us, priority, name, solver, user, project, batch, key"""
+"""What ``read_job`` reads."""
 ATTEMPT_COLUMNS = """
-n, token, attempts.host, attempts.started_us, settings, server, port, argv, pid, pid_start, boot_id, facts,
-attempts.cause, attempts.code, attempts.message"""
-"""What ``to_attempt`` reads."""
+n, token, attempts.host, attempts.started_us, settings,
+(SELECT body FROM solver_tables WHERE solver_tables.id = attempts.solver_table), server, port, argv, pid, pid_start,
+boot_id, facts, attempts.cause, attempts.code, attempts.message"""
+"""What ``read_job`` reads of its attempts."""
 BATCH_COLUMNS = "id, name, user, on_error, max_jobs, created_us, closed, stopped"
 PAUSE_COLUMNS = "solver, by, since_us, note"
+OVERRIDE_COLUMNS = "name, value, by, since_us, note"
 
 # An I/O error is not here: after a failed fsync a second one that succeeds proves nothing.
 _TRY_AGAIN = {
@@ -126,24 +44,26 @@ encode = msgspec.json.Encoder().encode
 decode_spec = msgspec.json.Decoder(JobSpec).decode
 _decode_facts = msgspec.json.Decoder(ExitFacts).decode
 _decode_settings = msgspec.json.Decoder(Settings).decode
+_decode_table = msgspec.json.Decoder(dict[str, Any]).decode
+_UNREADABLE = (msgspec.MsgspecError, TypeError, ValueError, RecursionError)
+_decode_sums = msgspec.json.Decoder(Sums).decode
 _decode_argv = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
 def mutable_columns(job: Job) -> tuple[Any, ...]:
     """The columns that change while a job lives."""
-    cause = job.cause.value if job.cause else None
     return (
-        job.state.value,
+        job.state._value_,  # ``value`` is a function, written in Python
         len(job.attempts),
         job.interruptions,
         job.backoff_seconds,
         job.cancel,
-        cause,
+        job.cause._value_ if job.cause else None,
         job.code,
         job.message,
         job.started_us,
         job.finished_us,
-        job.manifest,
+        job.given_priority,
     )
 
 
@@ -151,7 +71,30 @@ def fixed_columns(job: Job) -> tuple[Any, ...]:
     """The columns that never change."""
     spec = job.spec
     named = spec.name, spec.solver, spec.user, spec.project, spec.batch
-    return job.seq, job.id, spec.key, *named, encode(spec), job.submitted_us
+    return job.seq, job.id, spec.key, *named, job.spec_bytes, job.submitted_us
+
+
+class Tables:
+    """The numbers of tables of solvers: of ``known`` ones, and those that ``new`` ones get."""
+
+    def __init__(self, known: Mapping[bytes, int]) -> None:
+        self.new: dict[bytes, int] = {}
+        self._known = known
+
+    def number(self, table: Mapping[str, Any]) -> int:
+        """Where it stands, or is to stand."""
+        body = encode(table)
+        number = self._known.get(body)
+        if number is None:
+            number = self.new.setdefault(body, max(self._known.values(), default=0) + len(self.new) + 1)
+        return number
+
+
+def begun_columns(job: Job, attempt: Attempt, tables: Tables) -> tuple[Any, ...]:
+    """All columns of an attempt, the last two for its job. The table of its solver is told by its number."""
+    fixed = attempt.n, attempt.token, attempt.host, attempt.started_us
+    settings = encode(replace(attempt.settings, table={})), tables.number(attempt.settings.table)
+    return *outcome_columns(attempt), *fixed, *settings, attempt.server, attempt.port, job.seq, job.id
 
 
 def outcome_columns(attempt: Attempt) -> tuple[Any, ...]:
@@ -162,16 +105,37 @@ def outcome_columns(attempt: Attempt) -> tuple[Any, ...]:
     return argv, attempt.pid, attempt.pid_start, attempt.boot_id, facts, cause, attempt.code, attempt.message
 
 
-def to_attempt(columns: Sequence[Any]) -> Attempt:
-    """The attempt of a row of ``ATTEMPT_COLUMNS``."""
-    n, token, host, started_us, settings, server, port, argv, pid, pid_start, boot_id, facts, *end = columns
+def read_job(row: Sequence[Any], attempt_rows: Iterable[Sequence[Any]]) -> tuple[Job, str | None]:
+    """The job of a row of ``JOB_COLUMNS`` and those of ``ATTEMPT_COLUMNS``; and what of it cannot be read, in words.
+
+    Of such a job there is as much as can be read, so that it can be told and set aside.
+    """
+    problem = None
+    attempts: list[Attempt] = []
+    try:
+        attempts += map(_to_attempt, attempt_rows)
+    except _UNREADABLE as error:
+        problem = f"its try {len(attempts) + 1}: {error}"
+    try:
+        spec = decode_spec(row[3])
+    except _UNREADABLE as error:
+        problem = f"what it asks for: {error}"
+        name, solver, user, project, batch, key = row[-6:]
+        source = Source("inbox", name)
+        spec = JobSpec(name, solver, "", (), source, user, project, batch=batch, key=key)
+    return _to_job(row, spec, tuple(attempts)), problem
+
+
+def _to_attempt(columns: Sequence[Any]) -> Attempt:
+    n, token, host, started_us, settings, table, server, port, argv, pid, pid_start, boot_id, facts, *end = columns
     cause, code, message = end
+    held = _decode_settings(settings)
     return Attempt(
         n=n,
         token=token,
         host=host,
         started_us=started_us,
-        settings=_decode_settings(settings),
+        settings=held if table is None else replace(held, table=_decode_table(table)),
         server=server,
         port=port,
         argv=_decode_argv(argv),
@@ -185,15 +149,14 @@ def to_attempt(columns: Sequence[Any]) -> Attempt:
     )
 
 
-def to_job(row: Sequence[Any], attempts: tuple[Attempt, ...]) -> Job:
-    """The job of a row of ``JOB_COLUMNS``, with its attempts in order."""
-    (job_id, seq, state, spec, submitted_us, interruptions, backoff_seconds, cancel, cause, *rest) = row
-    code, message, started_us, finished_us, manifest = rest
+def _to_job(row: Sequence[Any], spec: JobSpec, attempts: tuple[Attempt, ...]) -> Job:
+    (job_id, seq, state, _, submitted_us, interruptions, backoff_seconds, cancel, cause, *rest) = row
+    code, message, started_us, finished_us, manifest, removed_us, given_priority, *_ = rest
     return Job(
         id=job_id,
         seq=seq,
         state=State(state),
-        spec=decode_spec(spec),
+        asked=spec,
         submitted_us=submitted_us,
         attempts=attempts,
         interruptions=interruptions,
@@ -205,6 +168,8 @@ def to_job(row: Sequence[Any], attempts: tuple[Attempt, ...]) -> Job:
         started_us=started_us,
         finished_us=finished_us,
         manifest=manifest,
+        removed_us=removed_us,
+        given_priority=given_priority,
     )
 
 
@@ -230,26 +195,72 @@ def pause_columns(pause: Pause) -> tuple[Any, ...]:
     return pause.solver, pause.by, pause.since_us, pause.note
 
 
-@contextlib.contextmanager
-def translated(path: Path) -> Iterator[None]:
+def to_override(row: Sequence[Any]) -> Override:
+    """The override of a row of ``OVERRIDE_COLUMNS``."""
+    return Override(*row)
+
+
+def override_columns(override: Override) -> tuple[Any, ...]:
+    """A row of ``OVERRIDE_COLUMNS``."""
+    return override.name, override.value, override.by, override.since_us, override.note
+
+
+def to_usage(row: Sequence[Any]) -> Row:
+    """The row of usage that ``start_us, span_seconds, sums`` are of."""
+    start_us, span_seconds, sums = row
+    return Row(start_us, span_seconds, _decode_sums(sums))
+
+
+def translated(path: Path) -> Translated:
     """Turn what SQLite raises about the database at ``path`` into errors that say what to do."""
-    try:
-        yield
-    except sqlite3.IntegrityError as error:
-        raise StoreError(f"{path} refused an impossible row, nothing was changed: {error}; please report it") from error
-    except sqlite3.Error as error:
-        primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-        if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise damaged(path, str(error)) from error
-        if primary in _TRY_AGAIN:
-            raise StoreUnavailable(f"{path}: {error}; nothing was changed; {_TRY_AGAIN[primary]}") from error
-        raise StoreFailed(f"{path}: {error}; check the disk and start the daemon again") from error
+    return Translated(path)
 
 
-def damaged(path: Path, problem: str) -> StoreError:
+class Translated:
+    """What ``translated`` gives; it may be used again, within itself as well."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
+        if isinstance(error, sqlite3.Error):
+            raise _translation(self._path, error) from error
+        if isinstance(error, msgspec.MsgspecError):  # pages of long values carry no structure that SQLite could check
+            raise damaged(self._path, f"a row cannot be read: {error}") from error
+
+
+def _translation(path: Path, error: sqlite3.Error) -> StoreError:
+    if isinstance(error, sqlite3.IntegrityError):
+        return StoreError(f"{path} refused an impossible row, nothing was changed: {error}; please report it")
+    if is_damage(error):
+        return damaged(path, str(error))
+    primary = _primary_code(error)
+    if primary in _TRY_AGAIN:
+        return StoreUnavailable(f"{path}: {error}; nothing was changed; {_TRY_AGAIN[primary]}")
+    return StoreFailed(f"{path}: {error}; check the disk and start the daemon again")
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether SQLite says that the file is not, or no longer, a sound database."""
+    text = "Could not decode to UTF-8" in str(error)  # of Python's own, without a code
+    return text or _primary_code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+
+
+def damaged(path: Path, problem: str) -> StoreDamaged:
     """The error of a database that cannot be trusted."""
-    return StoreError(
-        f"{path} is damaged ({problem}). It is kept as it is, and finished results are not affected. Copy it and the "
-        f"files {path.name}-wal and -shm beside it to a safe place; then put back a backup, or rescue the rows with: "
-        f"sqlite3 {path} .recover | sqlite3 rescued.db"
+    return StoreDamaged(
+        f"{path} is damaged ({problem}). It is kept as it is, and finished results are not affected. To go on:\n"
+        "  with a backup:  solvisor rebuild --backup FILE\n"
+        "  without one:    solvisor rebuild\n"
+        "Both set the damaged file aside under another name, take the history from the manifests of the results (and "
+        "from the backup), and queue again what lies in work/"
     )

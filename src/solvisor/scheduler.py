@@ -6,7 +6,8 @@ overtaken by nobody, and one that waits for nothing but licenses by nobody who n
 starve. A job that waits for several kinds of things or for its solver's own limit, or that asks for more than there is,
 lets others pass, for what they leave would not help it. ``plan`` looks only at the head of each queue (one queue per
 distinct demand), so a pass costs what changed and not how many wait. ``explain`` uses the same admission function: what
-it says is what holds. Whether a transition is legal is the machine's business, not ours.
+it says is what holds. Whether a transition is legal is the machine's business, not ours. One file, if a long one: so
+that who starts and why not cannot come to differ.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+from . import overrides
+from .disk import Disk
 from .events import BackoffOver, DeadlinePassed, Event
-from .model import LICENSE_DENIED, Cause, Demand, Job, Limits, Reason, ServerState, State
-from .provision import Provision
+from .manifest import rfc3339
+from .model import LICENSE_DENIED, Cause, Demand, Job, Limits, Override, Reason, ServerState, State
+from .provision import Provision, servers_most
 from .units import describe_size
 from .views import Finding, Holder
-from .world import Place, Used, World
+from .world import Place, Queue, Used, World
 
 HOLDERS_MAX = 5
 """Jobs named as those that hold what another waits for."""
@@ -84,7 +88,7 @@ def wants(demand: Demand, used: Used, limits: Limits) -> list[Want]:
     """Everything that ``demand`` asks for, beside what is ``used``."""
     if demand.solver not in limits.solver_jobs:
         return [Want(Reason.SOLVER, demand.solver, 1, 0, 0)]
-    asked = _license_wants(demand.licenses, used, limits)
+    asked = _license_wants(demand.licenses, used, limits) if demand.licenses else []
     if demand.warm:
         asked += _server_wants(demand.solver, used, limits)
     own = limits.solver_jobs[demand.solver]
@@ -154,72 +158,125 @@ def overdue(world: World, now: float) -> list[str]:
 
 def plan(world: World, limits: Limits, now: float) -> Plan:
     """Decide who starts now. Only the heads of the queues are looked at, plus one place for each start."""
+    heads = _heads(world, limits)
+    if not (heads or world.servers or limits.pools):
+        return Plan((), min(_wakes(world), default=None))
     starts: list[str] = []
     blocker = None
     promised: set[str] = set()  # licenses that are kept for a job or a server further ahead
     needed: dict[str, int] = {}  # of these
     used = world.used.copy()
-    ahead = used.copy()  # with those that wait for a server that starts
+    rooms = [used]  # and, once a job waits for a server that starts, one beside it with those jobs
     provision = Provision(world, limits, used, now)
-    heads: list[tuple[Place, int, Demand]] = []
-    if not world.draining and None not in world.pauses:
-        heads = sorted(
-            (queue[0], 0, demand) for demand, queue in world.ready.items() if demand.solver not in world.pauses
-        )
-    while heads:
+    on_trial = None
+    while heads and used.jobs < limits.max_jobs:  # else nobody would fit
         place, index, demand = heapq.heappop(heads)
-        held_by_server = limits.pools[demand.solver].licenses if demand.warm else ()
-        if any(name in promised for name, _ in (*demand.licenses, *held_by_server)):
-            continue
+        queue, job = world.ready[demand], world.jobs[place[2]]
+        if is_suspect(job, limits):
+            on_trial = on_trial or _on_trial(world, limits)
+            if on_trial is not None:
+                _look_further(heads, queue, index, demand)
+                continue
+        if promised:
+            held_by_server = limits.pools[demand.solver].licenses if demand.warm else ()
+            if any(name in promised for name, _ in (*demand.licenses, *held_by_server)):
+                continue
         refusals = admit(demand, used, limits)
-        reasons = {r.reason for r in refusals}
-        goes_on = not refusals
         if not refusals:
-            starts.append(place[2])
-            used.add(demand)
-            used.add_to_batch(demand)
-            ahead.add(demand)
-            ahead.add_to_batch(demand)
-            used.resting |= {name for name, _ in demand.licenses if world.refusals.wants_trial(name)}
+            starts.append(job.id)
+            if is_suspect(job, limits):
+                on_trial = job.id
+            for room in rooms:
+                room.add(demand)
+                room.add_to_batch(demand)
+            for name, _ in demand.licenses:
+                if world.refusals.wants_trial(name):
+                    used.resting.add(name)
             if demand.warm:
                 provision.lend(demand.solver)
-        elif any(r.shared_by_all for r in refusals):
-            break  # nobody else would fit either
-        elif any(r.hopeless for r in refusals):
+            _look_further(heads, queue, index, demand)
             continue
-        elif Reason.SERVER in reasons and reasons <= {Reason.SERVER, Reason.LICENSE}:
-            room = all(want.fits or want.reason in _OF_SERVERS for want in wants(demand, ahead, limits))
-            goes_on = room and provision.cover(demand.solver, promised)
+        if any(r.hopeless for r in refusals):
+            continue
+        reasons = {r.reason for r in refusals}
+        goes_on = False
+        if Reason.SERVER in reasons and reasons <= {Reason.SERVER, Reason.LICENSE}:
+            if len(rooms) == 1:
+                rooms.append(used.copy())
+            ahead = rooms[1]
+            fits = all(want.fits or want.reason in _OF_SERVERS for want in wants(demand, ahead, limits))
+            goes_on = fits and provision.cover(demand.solver, promised)
             if goes_on:
                 ahead.add(demand)
                 ahead.add_to_batch(demand)
         elif Reason.SERVER in reasons and reasons <= {Reason.SERVER, Reason.CPUS, Reason.MEMORY}:
             if provision.cover(demand.solver, promised):  # its server comes up while it waits for room
-                blocker = place[2]
+                blocker = job.id
                 break
         elif reasons <= {Reason.CPUS, Reason.MEMORY}:
             if demand.warm:
                 provision.lend(demand.solver)  # its server stays while it waits for room
-            blocker = place[2]
+            blocker = job.id
             break
         elif reasons == {Reason.LICENSE}:
             promised |= {r.what for r in refusals}
         for refusal in refusals:
             if refusal.reason is Reason.LICENSE and refusal.what in promised:
                 needed.setdefault(refusal.what, refusal.used + refusal.need - refusal.total)
-        queue = world.ready[demand]
-        if goes_on and index + 1 < len(queue):
-            heapq.heappush(heads, (queue[index + 1], index + 1, demand))
+        if goes_on:
+            _look_further(heads, queue, index, demand)
     provision.finish(needed, promised, draining=world.draining)
-    waits = [*(heap[0][0] for heap in (world.deadlines, world.backoff) if heap), *provision.wakes()]
-    waits += world.refusals.wakes()
-    retire = tuple(provision.retire.items())
-    return Plan(tuple(starts), min(waits, default=None), blocker, tuple(provision.starts), retire)
+    wake_at = min([*_wakes(world), *provision.wakes()], default=None)
+    return Plan(tuple(starts), wake_at, blocker, tuple(provision.starts), tuple(provision.retire.items()))
+
+
+_Head = tuple[Place, int, Demand]
+"""A place, how many stand before it in its queue, and whose queue that is."""
+
+
+def _heads(world: World, limits: Limits) -> list[_Head]:
+    """A heap of the first place of each queue that something may start of; empty where nobody may start at all."""
+    if world.used.jobs >= limits.max_jobs:
+        return []
+    if world.draining or world.wary or None in world.pauses or world.no_room is not None:
+        return []
+    heads = [(queue[0], 0, demand) for demand, queue in world.ready.items() if demand.solver not in world.pauses]
+    heapq.heapify(heads)
+    return heads
+
+
+def _look_further(heads: list[_Head], queue: Queue, index: int, demand: Demand) -> None:
+    """Behind the one at ``index`` of its queue."""
+    if index + 1 < len(queue):
+        heapq.heappush(heads, (queue[index + 1], index + 1, demand))
+
+
+def _wakes(world: World) -> list[float]:
+    """The instants at which time alone may change something about jobs."""
+    wakes = world.refusals.wakes()
+    if world.deadlines:
+        wakes.append(world.deadlines[0][0])
+    if world.backoff:
+        wakes.append(world.backoff[0][0])
+    return wakes
+
+
+def is_suspect(job: Job, limits: Limits) -> bool:
+    """Whether one more end of the daemon would be taken for this job's doing.
+
+    Such jobs run one at a time: only the one that runs is charged, so the guilty does not take the others with it.
+    """
+    return job.interruptions > 0 and job.interruptions >= limits.interruptions_max - 1
+
+
+def _on_trial(world: World, limits: Limits) -> str | None:
+    """The suspect that runs."""
+    return next((held for held in world.holding if is_suspect(world.jobs[held], limits)), None)
 
 
 def reason(world: World, limits: Limits, job: Job) -> tuple[Reason, str | None]:
     """What a queued job waits for in the first place, and of which license, solver or batch."""
-    if None in world.pauses or world.draining:
+    if None in world.pauses or world.draining or world.wary:
         return Reason.PAUSED, None
     demand = world.demands[job.id]
     if demand.solver in world.pauses:
@@ -240,9 +297,12 @@ def _why_it_rests(job: Job) -> Reason:
 def reason_of_demand(world: World, limits: Limits, demand: Demand) -> tuple[Reason, str | None]:
     """What jobs of this demand wait for, of those that only wait for room."""
     refusals = admit(demand, world.used, limits)
+    first = next((refusal for refusal in refusals if refusal.hopeless), None)
+    if first is None and world.no_room is not None:
+        return Reason.DISK, None
     if not refusals:
         return Reason.ORDER, None
-    first = next((refusal for refusal in refusals if refusal.hopeless), refusals[0])
+    first = first or refusals[0]
     named = first.reason in _NAMED or (first.reason is Reason.JOBS and first.what != JOBS)
     return first.reason, first.what if named else None
 
@@ -266,6 +326,15 @@ def explain(world: World, limits: Limits, job_id: str, now: float, now_us: int) 
         if _why_it_rests(job) is Reason.LICENSE:
             text = f"its last try got no license ({job.current.message}); {text}"
         findings.append(Finding(reason=_why_it_rests(job), label="rest", holds=True, text=text))
+    if world.disk is not None and world.no_room is not None:
+        findings.append(_disk_finding(world.disk, world.no_room))
+    on_trial = _on_trial(world, limits)
+    if on_trial is not None and is_suspect(job, limits):
+        text = (
+            f"the daemon ended {job.interruptions} times in a row while it ran; such jobs run one at a time, and "
+            f"{on_trial} does"
+        )
+        findings.append(Finding(reason=Reason.ORDER, label="suspect", holds=True, text=text))
     for want in wants(world.demands[job_id], world.used, limits):
         if want.need and (not want.fits or not want.shared_by_all):
             findings.append(_finding(world, limits, want, now, now_us))
@@ -279,6 +348,9 @@ def _stops(world: World, job: Job) -> list[Finding]:
     if world.draining:
         text = "the daemon is stopping; it starts nothing new"
         findings.append(Finding(reason=Reason.PAUSED, label="stopping", holds=True, text=text))
+    if world.wary:
+        text = "earlier daemons ended while they collected results; those are looked at first, one by one"
+        findings.append(Finding(reason=Reason.PAUSED, label="recovering", holds=True, text=text))
     if job.id in world.parked:
         text = "the daemon was started for a batch and starts only what is sent to it; solvisor serve takes up the rest"
         findings.append(Finding(reason=Reason.PAUSED, label="parked", holds=True, text=text))
@@ -293,13 +365,22 @@ def _stops(world: World, job: Job) -> list[Finding]:
     return findings
 
 
+def _disk_finding(disk: Disk, text: str) -> Finding:
+    """That there is too little room on the disk, in bytes or in files."""
+    numbers = (disk.reserve_bytes, disk.total_bytes - disk.free_bytes, disk.total_bytes)
+    if disk.free_bytes >= disk.reserve_bytes:
+        numbers = (disk.reserve_files, disk.total_files - disk.free_files, disk.total_files)
+    need, used, total = numbers if not disk.read_only else (None, None, None)
+    return Finding(reason=Reason.DISK, label="disk", holds=True, text=text, need=need, used=used, total=total)
+
+
 def _finding(world: World, limits: Limits, want: Want, now: float, now_us: int) -> Finding:
     label = "cores" if want.reason is Reason.CPUS else want.reason.value
     if want.reason is Reason.SERVER:
         return _server_finding(world, limits, want, now, now_us)
     holders: list[Holder] = []
-    if not want.fits:
-        held = [world.jobs[i] for i in world.holding if _takes(world.demands[i], want)]
+    if not want.fits and not want.hopeless and not want.rests:  # where room is not the matter, nobody has taken it
+        held = [world.jobs[i] for i, demand in world.holding.items() if _takes(demand, want)]
         holders = [
             Holder(job.id, job.spec.user, max(0, now_us - job.current.started_us) / 1e6)
             for job in sorted(held, key=lambda job: (job.current.started_us, job.seq))
@@ -311,7 +392,7 @@ def _finding(world: World, limits: Limits, want: Want, now: float, now_us: int) 
         reason=want.reason,
         label=label,
         holds=not want.fits,
-        text=_in_words(want, limits) if not want.rests else rests_in_words(world, want.what, now),
+        text=_in_words(world, want, limits) if not want.rests else rests_in_words(world, want.what, now),
         what=want.what,
         need=want.need,
         used=want.used,
@@ -335,8 +416,8 @@ def rests_in_words(world: World, license_name: str, now: float) -> str:
 def _server_finding(world: World, limits: Limits, want: Want, now: float, now_us: int) -> Finding:
     """Why there is no warm server for it: how many there are, and what keeps another from starting."""
     solver = want.what
-    pool, most = world.pool(solver), limits.pools[solver].max
-    most = most if pool.scale is None else pool.scale
+    pool = world.pool(solver)
+    most = servers_most(limits, solver, pool.scale)
     servers = [server for server in world.servers.values() if server.solver == solver]
     busy = [s for s in servers if s.job is not None]
     starting = [s for s in servers if s.state is ServerState.STARTING]
@@ -354,7 +435,7 @@ def _server_finding(world: World, limits: Limits, want: Want, now: float, now_us
         parts.append(f"{starting[0].name} is starting, {max(0.0, now - starting[0].born):.1f} s so far")
     if stuck:
         parts.append(f"{stuck[0].name} would not die")
-    if most == 0:
+    if pool.scale == 0:
         parts.append(f"it was scaled to 0; solvisor servers scale {solver} auto gives it servers again")
     holders = tuple(
         Holder(job.id, job.spec.user, max(0, now_us - job.current.started_us) / 1e6)
@@ -370,7 +451,7 @@ def _server_finding(world: World, limits: Limits, want: Want, now: float, now_us
         need=1,
         used=len(busy),
         total=most,
-        holders=() if want.fits else holders,
+        holders=() if want.fits or pool.failed or most == 0 else holders,
     )
 
 
@@ -402,7 +483,7 @@ def _order(world: World, limits: Limits, job: Job, now: float, held_back: bool) 
         text += f"; {decided.blocker} is the next to get cores or memory, and nobody overtakes it"
     elif heads:
         first = world.jobs[min(heads)[2]]
-        who = ", ".join(filter(None, [first.spec.user, f"priority {first.spec.priority}" * bool(first.spec.priority)]))
+        who = ", ".join(filter(None, [first.spec.user, f"priority {first.priority}" * bool(first.priority)]))
         text += f"; first is {first.id}{f' ({who})' if who else ''}"
     crowded_out = not held_back and job.id not in decided.starts
     return Finding(reason=Reason.ORDER, label="order", holds=blocked or crowded_out, text=text)
@@ -414,7 +495,7 @@ def _ordinal(number: int) -> str:
     return f"{number}{ending}"
 
 
-def _in_words(want: Want, limits: Limits) -> str:
+def _in_words(world: World, want: Want, limits: Limits) -> str:
     what, need, used, total = want.what, want.need, want.used, want.total
     match want.reason:
         case Reason.SOLVER if what not in limits.solver_jobs:
@@ -431,4 +512,35 @@ def _in_words(want: Want, limits: Limits) -> str:
             text = f"{used} of at most {total} jobs are running"
         case _:
             text = f"needs {need}, {max(0, total - used)} of {total} free"
-    return f"{text}; it can never start so: raise the limit, or cancel it and ask for less" if want.hopeless else text
+    override = None if want.fits else _limited(world, want)
+    if override is not None:
+        text = f"{text} ({_who_limited(override)})"
+    if not want.hopeless:
+        return text
+    command = f" (solvisor limit {override.name} auto takes it back)" if override is not None else ""
+    return f"{text}; it can never start so: raise the limit{command}, or cancel it and ask for less"
+
+
+def _limited(world: World, want: Want) -> Override | None:
+    """What a person set, if that is the limit of what is wanted."""
+    match want.reason:
+        case Reason.LICENSE:
+            name = overrides.LICENSE + want.what
+        case Reason.SOLVER:
+            name = overrides.SOLVER + want.what
+        case Reason.MEMORY:
+            name = overrides.MEMORY
+        case Reason.CPUS:
+            name = overrides.CPUS
+        case _:
+            name = overrides.MAX_JOBS if want.shared_by_all else ""
+    override = world.overrides.get(name)
+    return override if override is not None and override.value == want.total else None
+
+
+def _who_limited(override: Override) -> str:
+    """``limited to 1 by ann since 2026-11-23 11:42 UTC, the other seat is for the workshop``."""
+    value = describe_size(override.value) if override.name == overrides.MEMORY else str(override.value)
+    since = rfc3339(override.since_us)[:16].replace("T", " ")
+    who = f" by {override.by}" if override.by else ""
+    return f"limited to {value}{who} since {since} UTC{f', {override.note}' if override.note else ''}"

@@ -374,8 +374,9 @@ def plain(record: Struct) -> dict[str, Any]:
 
 def _plain(kind: Any, value: Any) -> Any:
     bare = _bare(kind)
-    if isinstance(value, Struct) and _rule(kind) is None:
-        return plain(value)
+    if isinstance(value, Struct):
+        own = next((_rule(member) for member in (kind, *get_args(bare)) if _bare(member) is type(value)), None)
+        return plain(value) if own is None else own.show(value)
     if isinstance(value, tuple):
         return [_plain(get_args(bare)[0], item) for item in value]
     if isinstance(value, dict):

@@ -11,7 +11,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Annotated, Any, Final
@@ -26,8 +26,9 @@ from .errors import NotReady, ServerBroken, SolvisorError, SpawnError, Unreached
 from .interfaces import Work
 from .kinds import WarmSolver
 from .model import ExitFacts, Report, Usage
-from .names import speaks_to_solvisor
+from .names import SOCKET_PATH_MAX, speaks_to_solvisor
 from .params import Param
+from .records import converter
 from .tables import show
 
 if sys.platform != "win32":
@@ -38,9 +39,6 @@ LINE_MAX: Final = 16 << 20
 
 MESSAGE_MAX: Final = 4_000
 """Characters of the message of a failed job; the rest belongs in its logs."""
-
-PATH_MAX: Final = 107
-"""Bytes in the path of a Unix socket; a longer one is reached through its folder."""
 
 LOG_SECONDS: Final = (0.05, 1.0)
 """The first pause between two looks at the logs of a job, and the longest."""
@@ -62,7 +60,7 @@ class Talk:
         loop = asyncio.get_running_loop()
         path = os.path.join(folder, name)
         try:
-            if len(os.fsencode(path)) <= PATH_MAX:
+            if len(os.fsencode(path)) <= SOCKET_PATH_MAX:
                 _, wire = await loop.create_unix_connection(lambda: _Wire(unix=True), path)
                 return cls(wire)
             folder_fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -202,16 +200,14 @@ class TalkChannel:
     ``version`` is of what carries jobs out, if that is known.
     """
 
+    spent: str | None = None
+    look: Callable[[], object] | None = None
+
     def __init__(self, talk: Talk, solver: WarmSolver, port: int | None = None, version: str | None = None) -> None:
         self.port = port
         self._talk = talk
         self._solver = solver
         self._version = version
-
-    @property
-    def spent(self) -> str | None:
-        """Nothing: it serves job after job."""
-        return None
 
     async def check(self) -> None:
         """Return once a ping was answered. Raises ``NotReady``."""
@@ -253,19 +249,20 @@ def job_request(work: Work, params: Mapping[str, Param]) -> dict[str, Any]:
     job = work.job
     folder = os.path.abspath(work.folder)
     output = os.path.join(folder, "output")
-    names = (fact.path.removeprefix("input/") for fact in job.spec.inputs)
+    spec, attempt = job.spec, job.current
+    names = [fact.path.removeprefix("input/") for fact in spec.inputs]
     return {
         "id": job.id,
-        "name": job.spec.name,
-        "attempt": job.current.n,
-        "input": os.path.join(output, job.spec.primary),
+        "name": spec.name,
+        "attempt": attempt.n,
+        "input": os.path.join(output, spec.primary),
         "inputs": [os.path.join(output, name) for name in names if not speaks_to_solvisor(name)],
         "output": output,
         "job_dir": folder,
         "stdout": os.path.join(folder, "stdout.log"),
         "stderr": os.path.join(folder, "stderr.log"),
-        "params": _values(job.spec.solver, job.spec.params, params),
-        "cpus": job.current.settings.cpus,
+        "params": _values(spec.solver, spec.params, params),
+        "cpus": attempt.settings.cpus,
     }
 
 
@@ -299,13 +296,16 @@ class _Answer(Struct, frozen=True, forbid_unknown_fields=True):
     usage: _Used = _Used()
 
 
+_to_answer = converter(_Answer)
+
+
 def facts_of(answer: Mapping[str, Any], finished_us: int, version: str | None = None) -> ExitFacts:
     """The end of a job as a server told it; ``version`` is of what it runs.
 
     Raises ``ServerBroken`` if that is not what the protocol says.
     """
     try:
-        said = msgspec.convert(answer, _Answer)
+        said: _Answer = _to_answer(answer)
         msgspec.json.encode(said.result)  # as the row and the manifest will have to
     except (msgspec.ValidationError, ValueError, RecursionError) as error:
         raise ServerBroken(f"the server's answer to a job is not as the protocol says: {error}") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 PLACEHOLDERS: Final = ("input", "stem", "output", "job_dir", "cpus")
@@ -23,6 +24,7 @@ class Field(NamedTuple):
     name: str
 
 
+@lru_cache(maxsize=1024)
 def split(template: str) -> tuple[str | Field, ...]:
     """Cut a template into literal text and placeholders. Raises ``ValueError`` for a lone brace."""
     pieces: list[str | Field] = []

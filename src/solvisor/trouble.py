@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 
 PASSING = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.EIO}
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR}
+    | {errno.EIO}
 )
-"""Errors that say nothing about a job: a full disk, no memory, no descriptors."""
+"""Errors that say nothing about a job: a full or read-only disk, no memory, no descriptors."""
 
 RETRY_SECONDS = 1.0
 """The rest before what met one is tried again."""

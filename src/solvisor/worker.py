@@ -479,9 +479,14 @@ def listen_unix(path: str) -> socket.socket:
     if sys.platform == "win32":
         raise OSError("there are no Unix sockets; use --token-file")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(path)
-    os.chmod(path, 0o600)
+    part = f"{path}.part"
+    listener.bind(part)
+    os.chmod(part, 0o600)
     listener.listen()
+    try:
+        os.link(part, path)  # whoever sees its name is let in; nothing that has it already goes
+    finally:
+        os.unlink(part)
     return listener
 
 

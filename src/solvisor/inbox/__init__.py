@@ -4,27 +4,29 @@ The folder is looked at again and again (``scan``), early when an event says so 
 is complete (``settle``) and belongs together (``sorting``) is claimed, judged and handed over, a round at a time.
 
 Rules: the next round begins when the engine has made the last one durable, so a burst makes rounds bigger and never
-floods the engine; a clean stop leaves nothing claimed without a row; all file work is in one thread at a time. This
-package must not know rows or states.
+floods the engine; a clean stop leaves nothing claimed without a row; all file work is in one thread, and of a round all
+of it in one piece: looking, claiming, judging. This package must not know rows or states.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 import structlog
 
+from solvisor import failpoint
 from solvisor.clock import now_us
 from solvisor.config import Config
+from solvisor.hand import Hand
 from solvisor.home import Home, IdMaker
 from solvisor.intake import decide
 from solvisor.model import Intake, Limits, Original
@@ -41,8 +43,6 @@ __all__ = ["Inbox", "Wait"]
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T")
-
 ROUND_MAX = 512
 """Drops handed to the engine at once."""
 DROPS_MAX = 4096
@@ -52,15 +52,26 @@ _CLAIMED_AT_ONCE = 64
 _NAMES_REMEMBERED = 10_000
 _RETRY_SECONDS = 0.25
 _BLOCKED_SECONDS = 10.0
+_DISK_SECONDS = 2.0
 _PAUSE_SECONDS = 0.05
-_PAUSE_MAX_SECONDS = 2.0
+_PAUSE_SHARE = 4
+_PAUSE_MAX_SECONDS = 10.0
+_BY_ITSELF = frozenset({"settling", "claim", "held"})
+"""Why drops wait that nobody has to do anything for."""
+
+
+class _Round(NamedTuple):
+    """Drops that were claimed and judged; ``originals`` are what they leave in the inbox."""
+
+    intakes: Sequence[Intake] = ()
+    originals: tuple[Original, ...] = ()
 
 
 class Inbox:
     """Feeds the engine from one inbox.
 
     ``config`` and ``limits`` give what is in force now. ``pending_originals`` are files that live jobs claimed by copy
-    and that were not removed yet.
+    and that were not removed yet. ``no_room`` says why nothing is taken now, if so: everything stays where it is.
     """
 
     def __init__(
@@ -71,18 +82,26 @@ class Inbox:
         claims: Claims,
         ids: IdMaker,
         pending_originals: Iterable[Original] = (),
+        no_room: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._home = home
         self._config = config
         self._limits = limits
         self._claims = claims
         self._ids = ids
-        self._thread = anyio.CapacityLimiter(1)
+        self._no_room = no_room
+        self._hand = Hand("inbox", stands_back=True)
         self._left = {original.path: original for original in pending_originals}
         self._taken: OrderedDict[tuple[str, str], Earlier] = OrderedDict()
         self._waits: tuple[tuple[str, Wait], ...] = ()
+        self._found: Sequence[Drop] = ()
+        self._taking = 0
+        self._due = -math.inf
+        self._pause_until = -math.inf
+        self._looked_us: int | None = None
         self._told: set[tuple[str, str, str]] = set()
         self._trouble = ""
+        self._hints: Hints | None = None
 
     @property
     def waiting(self) -> tuple[tuple[str, Wait], ...]:
@@ -90,11 +109,21 @@ class Inbox:
         return self._waits
 
     @property
+    def settling(self) -> int:
+        """How many drops are being taken, or will be once nobody writes them, or what may name them, any more."""
+        return self._taking + sum(wait.why in _BY_ITSELF for _, wait in self._waits)
+
+    @property
+    def looked_us(self) -> int | None:
+        """When the last look at the inbox began: what was dropped before is known."""
+        return self._looked_us
+
+    @property
     def trouble(self) -> str | None:
-        """What keeps the inbox from being read now, if anything."""
-        return (
-            f"the inbox cannot be read, and nothing is taken until it can: {self._trouble}" if self._trouble else None
-        )
+        """What keeps the inbox from being read now, or from being read at once, if anything."""
+        if self._trouble:
+            return f"the inbox cannot be read, and nothing is taken until it can: {self._trouble}"
+        return None if self._hints is None else self._hints.trouble
 
     async def run(self, accept: Callable[[Sequence[Intake]], Awaitable[None]]) -> None:
         """Claim what is dropped and give it to ``accept``, until cancelled.
@@ -103,53 +132,112 @@ class Inbox:
         handed over. Raises ``NotDurable``, and whatever ``accept`` raises.
         """
         async with open_hints(self._home.inbox) as hints:
+            self._hints = hints
             scanner = Scanner(self._home, hints)
             while True:
-                began = time.monotonic()
-                survey = await self._in_thread(partial(self._look, scanner))
-                drops = survey.drops[:DROPS_MAX]
-                for start in range(0, len(drops), ROUND_MAX):
-                    with anyio.CancelScope(shield=True):
-                        await self._round(scanner, drops[start : start + ROUND_MAX], accept)
-                    await anyio.lowlevel.checkpoint()
-                if not drops:
-                    await self._wait(hints, began, survey.due)
+                with anyio.CancelScope(shield=True):
+                    taken = await self._hand.do(partial(self._take_round, scanner))
+                    if taken.intakes:
+                        failpoint.reach("inbox.judged")
+                        await accept(taken.intakes)
+                        failpoint.reach("inbox.accepted")
+                        if taken.originals:
+                            await self._hand.do(partial(self._clear, taken.originals))
+                        failpoint.reach("inbox.cleared")
+                self._taking -= len(taken.intakes)
+                await anyio.lowlevel.checkpoint()
+                if not self._found and time.monotonic() < self._due:
+                    await self._wait(scanner, hints)
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await anyio.to_thread.run_sync(work, limiter=self._thread)
+    async def _wait(self, scanner: Scanner, hints: Hints) -> None:
+        """Until an event is worth a scan, something may have settled, or the rescan may find something."""
+        rescan = time.monotonic()
+        # In a storm of events, or with very many files that wait, scanning gets a fifth of a core at most.
+        await anyio.sleep(max(0.0, self._pause_until - rescan))
+        while True:
+            rescan = max(rescan + self._config().inbox.rescan, time.monotonic())
+            with anyio.move_on_after(min(rescan, self._due) - time.monotonic()):
+                await self._news(hints)
+                return
+            looked_us = now_us()
+            if time.monotonic() >= self._due or not await self._hand.do(partial(self._is_same, scanner)):
+                return
+            self._looked_us = looked_us
 
-    async def _wait(self, hints: Hints, began: float, due: float) -> None:
-        """Until an event is worth a scan, something may have settled, or the rescan is due."""
-        now = time.monotonic()
-        rescan = began + self._config().inbox.rescan
-        # In a storm of events, scanning gets half of a core at most.
-        pause = min(now - began, _PAUSE_MAX_SECONDS)
-        with anyio.move_on_after(max(min(rescan, due) - now, pause)):
-            await anyio.sleep(pause)
-            while True:
-                await hints.wait()
-                if await self._in_thread(hints.drain):
-                    return
-                await anyio.sleep(_PAUSE_SECONDS)
+    async def _news(self, hints: Hints) -> None:
+        while True:
+            await hints.wait()
+            if hints.drain(reads=1):
+                return
+            await anyio.sleep(_PAUSE_SECONDS)
 
     # --- in the thread ----------------------------------------------------------------------------------------------
 
+    def _is_same(self, scanner: Scanner) -> bool:
+        return not self._left and scanner.is_same(self._config(), time.monotonic())
+
+    def _take_round(self, scanner: Scanner) -> _Round:
+        """Look, unless the last look found more than was taken since; claim a round of what there is, and judge it."""
+        if not self._found:
+            self._found = self._look(scanner).drops[:DROPS_MAX]
+        if self._no_room() is not None:
+            self._found, self._due = (), math.inf
+        drops, self._found = self._found[:ROUND_MAX], self._found[ROUND_MAX:]
+        if not drops:
+            return _Round()
+        claimed_us = now_us()
+        takes = [self._take(drop, claimed_us) for drop in drops]
+        taken: list[tuple[Drop, Taken]] = []
+        for drop, answer in zip(drops, self._claim(drops, takes), strict=True):
+            if isinstance(answer, Taken):
+                taken.append((drop, answer))
+                self._remember(drop, answer.take.id)
+                log.info(
+                    "inbox.claimed",
+                    id=answer.take.id,
+                    source=escape_name(answer.take.sources[0]),
+                    files=len(answer.files),
+                )
+            else:
+                self._put_off(scanner, drop, answer)
+        originals = tuple(original for _, answer in taken for original in answer.originals)
+        return _Round(self._judge(taken), originals)
+
     def _look(self, scanner: Scanner) -> Survey:
         self._remove_left()
-        now = time.monotonic()
+        now, looked_us = time.monotonic(), now_us()
         try:
             survey = scanner.scan(
                 self._config(), lambda folder, name: self._taken.get((folder, name)), self._is_left, now
             )
         except OSError as error:
             self._tell_trouble(error)
-            return Survey()
-        self._trouble = ""
-        self._waits = tuple(survey.waits)
-        self._tell_waits(survey)
+            survey, self._due = Survey(), math.inf
+        else:
+            self._trouble = ""
+            self._note(survey, now)
+        self._looked_us = looked_us
+        over = time.monotonic()
+        self._pause_until = over + min(_PAUSE_SHARE * (over - now), _PAUSE_MAX_SECONDS)
         return survey
 
-    def _claim(self, takes: Sequence[Take]) -> list[Taken | NotYet]:
+    def _note(self, survey: Survey, now: float) -> None:
+        """Keep what a look found, for whoever asks and for what comes next."""
+        no_room = self._no_room()
+        held = (
+            [] if no_room is None else [(d.folder, Wait(d.pick.names[0], "disk", no_room, now)) for d in survey.drops]
+        )
+        self._taking = 0 if held else len(survey.drops)
+        self._waits = (*survey.waits, *held)
+        # Where no event told of a drop none may tell of the next one, which came meanwhile.
+        self._due = survey.due if survey.told and len(survey.drops) <= DROPS_MAX else -math.inf
+        self._tell_waits(survey)
+
+    def _claim(self, drops: Sequence[Drop], takes: Sequence[Take]) -> list[Taken | NotYet]:
+        # Before the claim: a crash afterwards must not leave a marker that speaks of nothing.
+        for drop in drops:
+            if drop.markers:
+                self._remove_markers(drop)
         answers: list[Taken | NotYet] = []
         try:
             for start in range(0, len(takes), _CLAIMED_AT_ONCE):
@@ -165,12 +253,9 @@ class Inbox:
         config, limits = self._config(), self._limits()
         return [decide(config, limits, self._home, answer, dict(drop.pick.lost)) for drop, answer in taken]
 
-    def _clear(self, taken: Sequence[tuple[Drop, Taken]]) -> None:
-        """Remove what accepted drops left in the inbox: markers, and originals of copies."""
-        for drop, answer in taken:
-            if drop.markers:
-                self._remove_markers(drop)
-            self._left.update((original.path, original) for original in answer.originals)
+    def _clear(self, originals: Iterable[Original]) -> None:
+        """Remove what accepted drops left in the inbox, having been copied."""
+        self._left.update((original.path, original) for original in originals)
         self._remove_left()
 
     def _remove_markers(self, drop: Drop) -> None:
@@ -186,12 +271,15 @@ class Inbox:
 
     def _remove_left(self) -> None:
         """Try to remove what was claimed by copy; a folder goes after what lies in it."""
+        kept: set[str] = set()  # folders that hold what could not be removed
         for path, original in sorted(self._left.items(), key=lambda item: item[0], reverse=True):
-            if any(other.startswith(path + "/") for other in self._left):
+            if path in kept:
+                kept.add(os.path.dirname(path))
                 continue
             try:
                 self._claims.remove_original(original)
             except OSError as error:
+                kept.add(os.path.dirname(path))
                 if ("", "left", path) not in self._told:
                     self._told.add(("", "left", path))
                     log.warning(
@@ -204,31 +292,6 @@ class Inbox:
         path = escape_name(f"{folder}/{name}" if folder else name)
         original = self._left.get(path)
         return original is not None and is_original(original, found)
-
-    # --- one round --------------------------------------------------------------------------------------------------
-
-    async def _round(
-        self, scanner: Scanner, drops: Sequence[Drop], accept: Callable[[Sequence[Intake]], Awaitable[None]]
-    ) -> None:
-        claimed_us = now_us()
-        takes = [self._take(drop, claimed_us) for drop in drops]
-        answers = await self._in_thread(partial(self._claim, takes))
-        taken: list[tuple[Drop, Taken]] = []
-        for drop, answer in zip(drops, answers, strict=True):
-            if isinstance(answer, Taken):
-                taken.append((drop, answer))
-                self._remember(drop, answer.take.id)
-                log.info(
-                    "inbox.claimed",
-                    id=answer.take.id,
-                    source=escape_name(answer.take.sources[0]),
-                    files=len(answer.files),
-                )
-            else:
-                self._put_off(scanner, drop, answer)
-        if taken:
-            await accept(await self._in_thread(partial(self._judge, taken)))
-            await self._in_thread(partial(self._clear, taken))
 
     def _take(self, drop: Drop, now_us: int) -> Take:
         pick = drop.pick
@@ -259,8 +322,9 @@ class Inbox:
     def _put_off(self, scanner: Scanner, drop: Drop, answer: NotYet) -> None:
         now = time.monotonic()
         settle = max(self._config().inbox.settle, _RETRY_SECONDS)
-        waits = {"no_lease": QUIET_SECONDS, "error": _BLOCKED_SECONDS, "disk": _BLOCKED_SECONDS}
+        waits = {"no_lease": QUIET_SECONDS, "error": _BLOCKED_SECONDS, "disk": _DISK_SECONDS}
         scanner.memory.put_off(drop.folder, drop.pick.names, now + waits.get(answer.reason, settle), answer.text)
+        self._due = -math.inf  # when it is to be tried again tells the next look
 
     # --- telling ----------------------------------------------------------------------------------------------------
 

@@ -7,9 +7,9 @@ wakes. This module must not know what the names mean.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
-import itertools
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -19,12 +19,13 @@ import anyio
 import structlog
 
 if sys.platform == "linux":
-    from asyncinotify import Inotify, Mask, Watch
+    from solvisor import inotify
 
 log = structlog.get_logger(__name__)
 
-_EVENTS_AT_ONCE = 1 << 16
+_READS_AT_ONCE = 64
 _RETRY_SECONDS = 2.0
+_LIMITS = {errno.EMFILE: "fs.inotify.max_user_instances", errno.ENOSPC: "fs.inotify.max_user_watches"}
 
 Name = tuple[str, str]
 """A folder of the inbox (empty for the inbox itself) and a name in it."""
@@ -34,12 +35,15 @@ class Hints:
     """No events at all: the rescan does everything. The other kinds of hints are subclasses.
 
     ``renamed`` and ``closed`` are what the events since the last ``forget`` told: names moved into place and not
-    touched since, and names that a writer has closed.
+    touched since, and names that a writer has closed. ``news``: some of those events are worth a scan. ``trouble`` says
+    why there are no events, where that can be mended.
     """
 
     def __init__(self) -> None:
         self.renamed: set[Name] = set()
         self.closed: set[Name] = set()
+        self.news = False
+        self.trouble: str | None = None
 
     async def wait(self) -> None:
         """Return when something may have changed."""
@@ -48,14 +52,30 @@ class Hints:
     def follow(self, folder: str, fd: int) -> None:
         """See to it that events of this open folder are told, as of ``folder``. Blocks; for the scan's thread."""
 
-    def drain(self) -> bool:
-        """Take in all events that wait; say whether they are worth a scan. Blocks; for the scan's thread."""
-        return True
+    def drain(self, reads: int = _READS_AT_ONCE) -> bool:  # noqa: ARG002  where there are none
+        """Take in all events that wait, or what so many ``reads`` give; say whether there are ``news``."""
+        return self.news
 
     def forget(self) -> None:
         """Drop what was told: a scan has used it."""
         self.renamed.clear()
         self.closed.clear()
+        self.news = False
+
+    def no_watch(self, error: OSError) -> None:
+        """Say that there will be no events, and what can be done about it."""
+        limit = _LIMITS.get(error.errno or 0)
+        raise_it = f"raise {limit}, then start the daemon again" if limit else "the kernel or a sandbox forbids inotify"
+        self.trouble = (
+            f"no events tell of new files ({os.strerror(error.errno or 0)}), so they are found only every few seconds: "
+            f"{raise_it}"
+        )
+        log.warning(
+            "inbox.no_inotify",
+            error=os.strerror(error.errno or 0),
+            raise_limit=limit,
+            text="new files are found by the rescan only",
+        )
 
 
 @contextlib.asynccontextmanager
@@ -63,41 +83,48 @@ async def open_hints(inbox: Path) -> AsyncIterator[Hints]:
     """The best hints that this machine has for the folder ``inbox``."""
     if sys.platform == "linux":
         try:
-            inotify = Inotify(cache_size=256, sync_timeout=0)
+            told = _InotifyHints()
         except OSError as error:
-            _no_watch(error)
-            yield Hints()
+            hints = Hints()
+            hints.no_watch(error)
+            yield hints
             return
-        with inotify:
-            yield _InotifyHints(inotify)
+        with contextlib.closing(told):
+            yield told
     else:
         async with watchfiles_hints(inbox) as hints:
             yield hints
 
 
-def _no_watch(error: OSError) -> None:
-    key = {errno.EMFILE: "fs.inotify.max_user_instances", errno.ENOSPC: "fs.inotify.max_user_watches"}
-    log.warning(
-        "inbox.no_inotify",
-        error=os.strerror(error.errno or 0),
-        raise_limit=key.get(error.errno or 0),
-        text="new files are found by the rescan only",
-    )
-
-
 if sys.platform == "linux":
-    _TELLS = Mask.CREATE | Mask.CLOSE_WRITE | Mask.MOVED_TO | Mask.DELETE_SELF | Mask.MOVE_SELF
     # A writer makes an event per write, and none of them is news: MODIFY only unmakes a rename.
-    _MASK = _TELLS | Mask.MODIFY | Mask.ONLYDIR
+    _MASK = (
+        inotify.CREATE | inotify.CLOSE_WRITE | inotify.MOVED_TO | inotify.DELETE_SELF | inotify.MOVE_SELF
+        | inotify.MODIFY | inotify.ONLYDIR
+    )  # fmt: skip
+
+    def _settle(readable: asyncio.Future[None]) -> None:
+        if not readable.done():
+            readable.set_result(None)
 
     class _InotifyHints(Hints):
-        def __init__(self, inotify: Inotify) -> None:
+        def __init__(self) -> None:
             super().__init__()
-            self._inotify = inotify
-            self._watches: dict[str, tuple[tuple[int, int], Watch | None]] = {}
+            self._fd = inotify.init()
+            self._watches: dict[str, tuple[tuple[int, int], int | None]] = {}
+            self._folders: dict[int, str] = {}
+
+        def close(self) -> None:
+            os.close(self._fd)
 
         async def wait(self) -> None:
-            await anyio.wait_readable(self._inotify.fd)
+            loop = asyncio.get_running_loop()
+            readable: asyncio.Future[None] = loop.create_future()
+            loop.add_reader(self._fd, _settle, readable)
+            try:
+                await readable
+            finally:
+                loop.remove_reader(self._fd)  # else it would go on telling until somebody drains
 
         def follow(self, folder: str, fd: int) -> None:
             found = os.fstat(fd)
@@ -106,33 +133,47 @@ if sys.platform == "linux":
             if before == ident:
                 return
             if watch is not None:
+                del self._folders[watch]
                 with contextlib.suppress(OSError):  # the folder is gone, and its watch with it
-                    self._inotify.rm_watch(watch)
+                    inotify.remove_watch(self._fd, watch)
             try:
                 # By descriptor: the very folder that is scanned, whatever its path means by now.
-                self._watches[folder] = ident, self._inotify.add_watch(f"/proc/self/fd/{fd}", _MASK)
+                watch = inotify.add_watch(self._fd, f"/proc/self/fd/{fd}".encode(), _MASK)
             except OSError as error:
                 self._watches[folder] = ident, None
-                _no_watch(error)
+                self.no_watch(error)
+            else:
+                self._watches[folder] = ident, watch
+                self._folders[watch] = folder
 
-        def drain(self) -> bool:
-            folders = {watch.wd: folder for folder, (_, watch) in self._watches.items() if watch is not None}
-            worth = False
-            for event in itertools.islice(self._inotify, _EVENTS_AT_ONCE):
-                worth = worth or Mask.MODIFY not in event.mask
-                if Mask.Q_OVERFLOW in event.mask:
+        def drain(self, reads: int = _READS_AT_ONCE) -> bool:
+            for _ in range(reads):
+                events = inotify.read(self._fd)
+                if not events:
+                    break
+                self._take_in(events)
+            return self.news
+
+        def _take_in(self, events: bytes) -> None:
+            start = 0
+            while start < len(events):
+                watch, mask, _, length = inotify.EVENT.unpack_from(events, start)
+                start += inotify.EVENT.size + length
+                self.news = self.news or not mask & inotify.MODIFY
+                if mask & inotify.OVERFLOW:
                     self.renamed.clear()
-                folder = folders.get(event.watch.wd) if event.watch is not None else None
-                if folder is None or event.name is None:
+                folder = self._folders.get(watch)
+                if folder is not None and mask & inotify.IGNORED:  # gone; another may come with its inode number
+                    del self._folders[watch], self._watches[folder]
+                if folder is None or not length:
                     continue
-                name = (folder, str(event.name))
-                if Mask.MOVED_TO in event.mask:
+                name = (folder, os.fsdecode(events[start - length : start].rstrip(b"\0")))
+                if mask & inotify.MOVED_TO:
                     self.renamed.add(name)
-                elif Mask.CLOSE_WRITE in event.mask:
+                elif mask & inotify.CLOSE_WRITE:
                     self.closed.add(name)
                 else:
                     self.renamed.discard(name)
-            return worth
 
 
 class _WatchfilesHints(Hints):
@@ -143,6 +184,7 @@ class _WatchfilesHints(Hints):
     async def wait(self) -> None:
         await self._changed.wait()
         self._changed = anyio.Event()
+        self.news = True
 
     async def run(self, inbox: Path) -> None:
         from watchfiles import awatch

@@ -16,17 +16,25 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from solvisor.names import FOLDER_JOB_FILE, JOB_FILE_SUFFIX, escape_name, is_ignored, is_job_file, is_temporary
+from msgspec import Struct
+
+from solvisor.names import (
+    FOLDER_JOB_FILE,
+    JOB_FILE_SUFFIX,
+    READY_SUFFIX,
+    escape_name,
+    is_hidden,
+    is_temporary,
+)
 
 from .settle import Seen, due, quiet, settled
 
-READY_SUFFIX = ".ready"
 LATE_SECONDS = 60.0
 """A job file that comes at most so long after its input was taken alone is late; later, it may await a new copy."""
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
-Why = Literal["settling", "second_name", "claim", "companion", "held", "job_file", "folder"]
+Why = Literal["settling", "second_name", "claim", "companion", "held", "job_file", "folder", "disk"]
 
 
 class Kind(Enum):
@@ -44,8 +52,7 @@ class Kind(Enum):
 _NEVER_AN_INPUT = (Kind.FOLDER, Kind.JOB_FILE, Kind.OTHER)
 
 
-@dataclass(frozen=True, slots=True)
-class Thing:
+class Thing(Struct, frozen=True, gc=False):
     """One name of a folder of the inbox.
 
     ``wants`` of a settled job file are the names it takes (also of a faulty one, which is rejected together with them),
@@ -88,7 +95,7 @@ class Pick(NamedTuple):
     held: str = ""
 
 
-class Wait(NamedTuple):
+class Wait(Struct, frozen=True, gc=False):
     """Something that stays for now: ``why``, what it waits ``on`` (a name, or words), ``until`` when at most."""
 
     name: str
@@ -107,6 +114,8 @@ class Wait(NamedTuple):
                 return "has a second name (a hard link), so it could change while it is used; replace it by a copy"
             case "claim":
                 return on or "could not be taken a moment ago; is tried again"
+            case "disk":
+                return f"is not taken for want of room: {on}"
             case "companion":
                 return f"waits for {on}, which it names"
             case "held":
@@ -143,13 +152,13 @@ def kind_of(name: str, *, regular: bool, directory: bool, names: Container[str] 
     """Sort a name; ``names`` are all names of its folder."""
     if is_temporary(name):
         return Kind.TEMPORARY
-    if is_ignored(name):
+    if is_hidden(name):
         return Kind.IGNORED
     if directory:
         return Kind.FOLDER
     if not regular:
         return Kind.OTHER
-    if is_job_file(name):
+    if name.lower().endswith(JOB_FILE_SUFFIX):
         return Kind.JOB_FILE
     if name.endswith(READY_SUFFIX) and name.removesuffix(READY_SUFFIX) in names:
         return Kind.MARKER
@@ -312,10 +321,10 @@ class _Sorter:
         return True
 
     def _pick(self, *things: Thing, force: bool = False, lost: Mapping[str, str] = _NOTHING) -> None:
-        names = tuple(thing.name for thing in things)
+        names = tuple([thing.name for thing in things])
         self._used.update(names)
-        appeared = max(thing.seen.appeared for thing in things)
-        still = all(quiet(thing.seen, self._now) for thing in things)
+        appeared = max([thing.seen.appeared for thing in things])
+        still = not [thing for thing in things if not quiet(thing.seen, self._now)]
         held = things[0].seen.held
         self._plan.picks.append(Pick(names, things[0].kind, appeared, still, force, tuple(lost.items()), held))
 

@@ -7,14 +7,13 @@ This module starts nothing and does not know kinds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 
 from solvisor import template
 from solvisor.errors import SpawnError
 from solvisor.interfaces import Site
 from solvisor.kinds import WarmSolver
 
-from .command import BASE_ENVIRONMENT
+from .command import inherited
 
 
 def server_environment(
@@ -26,13 +25,10 @@ def server_environment(
 ) -> dict[str, str]:
     """The whole environment of a server of ``solver`` at ``place``; ``values`` are those of the placeholders.
 
-    Later ones win: the daemon's ``environ`` as far as solvers get it, ``script_env`` (what ``env_script`` made of it),
-    ``pass_env``, the server's own ``TMPDIR``, ``env``. Raises ``SpawnError`` for a placeholder without a value.
+    Later ones win: what is inherited (``environ``, ``script_env``, ``pass_env``), its own ``TMPDIR``, ``env``.
+    Raises ``SpawnError`` for a placeholder without a value.
     """
-    env = {key: environ[key] for key in BASE_ENVIRONMENT if key in environ}
-    env.update(script_env)
-    env.update((key, environ[key]) for key in environ if any(fnmatchcase(key, glob) for glob in solver.pass_env))
-    env["TMPDIR"] = place.tmp
+    env = {**inherited(solver, environ, script_env), "TMPDIR": place.tmp}
     for variable, text in solver.env.items():
         try:
             env[variable] = template.expand(text, values)

@@ -38,6 +38,9 @@ class Built(Struct, frozen=True):
     setup: str
 
 
+_decode_built = msgspec.json.Decoder(Built).decode
+
+
 class Model(Struct, frozen=True):
     """A compiled model: its folder with what is in it; ``fresh`` says that it was compiled just now."""
 
@@ -58,8 +61,8 @@ class ModelCache:
     """The compiled models in ``folder``, together at most ``limit`` bytes, but for what is in use."""
 
     def __init__(self, folder: Path, limit: int) -> None:
+        self.limit = limit
         self._folder = folder
-        self._limit = limit
         self._keys: dict[str, _Key] = {}
         self._swept = False
 
@@ -106,7 +109,7 @@ class ModelCache:
         found = await to_thread.run_sync(self._list)
         total = sum(size for _, size, _ in found)
         for _, size, key in sorted(found):
-            if total <= self._limit:
+            if total <= self.limit:
                 return
             if key in self._keys:
                 continue
@@ -125,7 +128,7 @@ class ModelCache:
     def _find(self, key: str) -> Built | None:
         note = self._folder / key / _NOTE
         try:
-            built = msgspec.json.decode(note.read_bytes(), type=Built)
+            built = _decode_built(note.read_bytes())
             os.utime(note)
         except (OSError, msgspec.DecodeError):
             return None
@@ -179,6 +182,22 @@ class ModelCache:
                     used = status.st_mtime if name == _NOTE else used
             found.append((used, size, key))
         return found
+
+
+class ModelCaches:
+    """The caches of all solvers, each in its own folder below ``folder``. A solver that is configured anew keeps its
+    cache: servers of before may still be compiling.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._caches: dict[str, ModelCache] = {}
+
+    def of(self, solver: str, limit: int) -> ModelCache:
+        """The cache of ``solver``, from now on of at most ``limit`` bytes."""
+        cache = self._caches.setdefault(solver, ModelCache(self._folder / solver, limit))
+        cache.limit = limit
+        return cache
 
 
 def _remove(place: Path) -> None:

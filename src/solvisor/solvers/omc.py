@@ -42,8 +42,8 @@ PRINTED_MOST: Final = 64 << 20
 class OmcKind:
     """How the servers of one ``kind = "omc"`` solver are started and talked to; a ``WarmKind``.
 
-    ``environ`` is the daemon's environment, ``script_env`` what the solver's ``env_script`` made of it; compiled models
-    are kept below ``cache_dir``.
+    ``environ`` is the daemon's environment, ``script_env`` what the solver's ``env_script`` made of it; ``cache``
+    keeps compiled models.
     """
 
     wants_port = False
@@ -56,14 +56,14 @@ class OmcKind:
         config_dir: Path,
         environ: Mapping[str, str],
         script_env: Mapping[str, str],
-        cache_dir: Path,
+        cache: ModelCache,
     ) -> None:
         self._solver = solver
         self._name = name
         self._config_dir = config_dir
         self._environ = environ
         self._script_env = script_env
-        self._models = Models(ModelCache(cache_dir.absolute() / name, solver.cache), solver.options, self.environment)
+        self._models = Models(cache, solver.options, self.environment)
 
     def program(self, place: Site) -> Program:
         """What starts a server. Blocks. Raises ``SpawnError``."""
@@ -114,6 +114,8 @@ def _suffix(place: Site) -> str:
 
 class OmcChannel:
     """A warm omc and the way to talk to it; a ``Channel``."""
+
+    look: Callable[[], object] | None = None
 
     def __init__(self, up: Up, port: int, session: Session, models: Models) -> None:
         self.port: int | None = port

@@ -17,13 +17,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-import anyio
 from anyio import to_thread
 
 from solvisor import probe
 from solvisor.errors import NotReady, ServerBroken, SpawnError, Unreached
 from solvisor.filetext import open_regular
 from solvisor.interfaces import Up, Work
+from solvisor.signs import Signs
 from solvisor.tables import show
 
 from . import modelica
@@ -47,12 +47,14 @@ async def find_port(up: Up, suffix: str, note: Callable[[str], None]) -> int:
 
     Tries until cancelled. The file comes to be before it is written, the printed line only after it.
     """
+    said = Path(up.stdout)
+    signs = Signs([said])
     for pause in probe.pauses():
-        found = await to_thread.run_sync(_look, Path(up.stdout), suffix)
+        found = await to_thread.run_sync(_look, said, suffix)
         if isinstance(found, int):
             return found
         note(found)
-        await anyio.sleep(pause)
+        await signs.rest(pause)
     raise AssertionError("pauses never end")
 
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-import anyio
 import msgspec
 import structlog
 from msgspec import Struct
@@ -27,6 +26,7 @@ from solvisor.interfaces import Program, Site, Up
 from solvisor.kindchecks import function_file
 from solvisor.kinds import PythonSolver
 from solvisor.model import ExitFacts
+from solvisor.signs import Signs
 from solvisor.talk import Talk, TalkChannel
 
 from .command import find_program
@@ -45,6 +45,9 @@ class _Door(Struct, frozen=True):
 
     port: int
     token: str
+
+
+_decode_door = msgspec.json.Decoder(_Door).decode
 
 
 class _Code(Struct, frozen=True):
@@ -90,15 +93,13 @@ class _WorkerChannel(TalkChannel):
         super().__init__(talk, solver, port, code.version if code is not None else None)
         self._name = name
         self._code = code
-        self._spent: str | None = None
+        self.look = self._look if code is not None else None
 
-    @property
-    def spent(self) -> str | None:
-        """That its file was changed. Blocks."""
-        if self._spent is None and self._code is not None and self._code.is_changed:
-            self._spent = f"{self._code.name} was changed"
+    def _look(self) -> None:
+        """Whether its file was changed."""
+        if self.spent is None and self._code is not None and self._code.is_changed:
+            self.spent = f"{self._code.name} was changed"
             log.info("server.outdated", server=self._name, file=str(self._code.path), text="it is replaced")
-        return self._spent
 
 
 class PythonKind:
@@ -143,12 +144,13 @@ class PythonKind:
     async def connect(self, up: Up, note: Callable[[str], None]) -> TalkChannel:
         """Return once a worker has imported its function and answers. Raises ``NotReady`` if it hangs up at once."""
         note(f"{self._solver.call} is still being imported")
-        for pause in probe.pauses():
-            try:
-                talk, port = await self._reach(up.place.folder)
-                break
-            except (Unreached, FileNotFoundError):
-                await anyio.sleep(pause)
+        with Signs([Path(up.place.folder, SOCKET if UNIX_SOCKETS else TOKEN_FILE)]) as signs:
+            for pause in probe.pauses_with(signs):
+                try:
+                    talk, port = await self._reach(up.place.folder)
+                    break
+                except (Unreached, FileNotFoundError):
+                    await signs.rest(pause)
         note(f"{self._solver.call} was imported, but its worker does not answer")
         channel = _WorkerChannel(talk, self._solver, port, up.place.name, self._codes.get(up.place.folder))
         try:
@@ -169,7 +171,7 @@ class PythonKind:
         if UNIX_SOCKETS:
             return await Talk.unix(folder, SOCKET), None
         # Written under another name and renamed, so it is whole.
-        door = msgspec.json.decode(Path(folder, TOKEN_FILE).read_bytes(), type=_Door)
+        door = _decode_door(Path(folder, TOKEN_FILE).read_bytes())
         talk = await Talk.tcp("127.0.0.1", door.port)
         try:
             await talk.ask({"token": door.token})

@@ -21,7 +21,7 @@ from solvisor.kinds import ReportedPort, ServerSolver, programs
 from solvisor.model import ExitFacts
 from solvisor.talk import Talk, TalkChannel
 
-from .command import expanded, job_values
+from .command import Command, job_values
 
 RETRY_SECONDS = 0.1
 """The pause after a connection for the talk that was refused."""
@@ -48,9 +48,10 @@ class ServerKind:
         self._solver = solver
         self._name = name
         self._backend = backend
-        self._config_dir = config_dir
-        self._environ = environ
-        self._script_env = script_env
+        self._commands = {
+            key: Command(key, command, solver, name, environ, config_dir, script_env)
+            for key, command in programs(solver).items()
+        }
 
     def program(self, place: Site) -> Program:
         """What starts a server. Blocks. Raises ``SpawnError``."""
@@ -58,13 +59,10 @@ class ServerKind:
 
     def expanded(self, key: str, place: Site, port: int | None, values: Mapping[str, str]) -> Program:
         """The command ``key`` about the server in ``place``, or of a job for it. Raises ``SpawnError``."""
-        command = programs(self._solver)[key]
         own = {"host": self.host, "server_dir": place.folder, "cpus": str(self._solver.cpus)}
         if port is not None:
             own["port"] = str(port)
-        program = expanded(
-            key, command, self._solver, self._name, {**values, **own}, self._environ, self._config_dir, self._script_env
-        )
+        program = self._commands[key].expanded({**values, **own})
         return program if values else replace(program, env={**program.env, "TMPDIR": place.tmp})
 
     async def connect(self, up: Up, note: Callable[[str], None]) -> Channel:
@@ -96,6 +94,7 @@ class ServerChannel:
     """A ready server; a ``Channel``."""
 
     spent: str | None = None
+    look: Callable[[], object] | None = None
 
     def __init__(
         self,
@@ -128,7 +127,7 @@ class ServerChannel:
         """Run the client command of a job, or send the job as a line of JSON."""
         if self._lines is not None:
             return await self._lines.run(work)
-        values = job_values(self._solver, self._name, work.job.spec, work.folder)
+        values = job_values(self._solver, self._name, work.job.spec, str(work.folder))
         program = await anyio.to_thread.run_sync(self._kind.expanded, "command", self._up.place, self.port, values)
         handle = await work.launch(program)
         return await handle.wait()
@@ -149,7 +148,7 @@ class ServerChannel:
                 grace_seconds=0.0,
                 log_max_bytes=self._solver.log_max,
             )
-            handle = await self._backend.launch(spec)
+            handle = await self._backend.launch(lambda: spec)
         except SpawnError:
             return False
         try:

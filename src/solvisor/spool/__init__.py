@@ -11,9 +11,10 @@ from solvisor.names import escape_name, unescape_name
 
 from .claims import Claims, NotYet, Taken
 from .drops import Take
-from .files import NotDurable, ignore_lease_breaks
+from .files import NotDurable, Syncs, ignore_lease_breaks
 from .move import is_original
-from .results import Publication, Results, Survey
+from .remains import Remains, Survey, TooMuch
+from .results import Publication, Results
 from .uploads import Upload, discard_unfinished
 
 __all__ = [
@@ -21,10 +22,13 @@ __all__ = [
     "NotDurable",
     "NotYet",
     "Publication",
+    "Remains",
     "Results",
     "Survey",
+    "Syncs",
     "Take",
     "Taken",
+    "TooMuch",
     "Upload",
     "discard_unfinished",
     "escape_name",

@@ -2,8 +2,9 @@
 
 A claim is made in this order, for a whole round at a time: look; make the folders; where more than one name is
 involved write the plan and make it durable; rename (or copy) in; make durable the files, their folders, ``work/`` and
-the folders they came from. Only then may a row be committed. A crash at any point leaves either the drop in the inbox
-or a folder in ``work/`` without a row, which ``unfinished_claims`` adopts or hands back at the next start.
+the folders they came from. Folders are looked at once more when they are durable. Only then may a row be committed. A
+crash at any point leaves either the drop in the inbox or a folder in ``work/`` without a row, which ``adopt`` adopts or
+hands back at the next start.
 
 Rules: nothing is ever replaced, and no drop is removed that we do not hold elsewhere. This module must not know
 solvers, job files or rows: the caller says what belongs together and under which id.
@@ -14,24 +15,26 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import stat
 from collections.abc import Callable, Collection, Sequence
 
+import structlog
 from msgspec import Struct
 
+from solvisor import failpoint
 from solvisor.home import Home
 from solvisor.model import FileFact, Original
-from solvisor.names import escape_name, unescape_name
+from solvisor.names import escape_name, is_job_id, unescape_name
+from solvisor.trouble import is_passing
 
 from . import files
 from .drops import Held, Problem, Rules, Take, Waiting
 from .move import Move, is_original, resume
 
-_ROUND_MAX = 64
-"""Drops claimed under one set of fsyncs; each holds two descriptors meanwhile."""
+log = structlog.get_logger()
 
-_JOB_ID = re.compile(r"[a-z0-9-]+-[0-9a-v]{15}")
+_ROUND_MAX = 64
+"""Drops claimed under one set of fsyncs; each holds three descriptors meanwhile."""
 
 
 class Taken(Struct, frozen=True):
@@ -62,6 +65,7 @@ class Claims:
 
     def __init__(self, home: Home) -> None:
         self._home = home
+        self._places = str(home.inbox), str(home.work)
         self._leases = home.inbox_sees_all_writers()
 
     def claim_round(self, takes: Sequence[Take]) -> list[Taken | NotYet]:
@@ -72,22 +76,30 @@ class Claims:
         """
         answers: list[Taken | NotYet] = []
         for start in range(0, len(takes), _ROUND_MAX):
-            with _Round(self._home, self._leases) as claims:
+            with _Round(*self._places, self._leases) as claims:
                 answers += claims.claim(takes[start : start + _ROUND_MAX])
         return answers
 
-    def unfinished_claims(self, known_ids: Collection[str]) -> list[Taken]:
-        """Adopt or hand back every folder of ``work/`` that has no row. Call it at start, before any scan.
+    def unfinished_ids(self, known_ids: Collection[str]) -> list[str]:
+        """The folders of ``work/`` that have no row: half-made claims, at start, before any scan."""
+        names = sorted(os.listdir(self._home.work))
+        return [name for name in names if is_job_id(name) and name not in known_ids]
 
-        What comes back is durable and waits for its row. Raises ``NotDurable``.
+    def adopt(self, ids: Sequence[str]) -> list[Taken]:
+        """Adopt or hand back some of them. What comes back is durable and waits for its row.
+
+        Raises ``NotDurable``, and ``OSError``, ``MemoryError`` for trouble of the machine: then it may be tried again.
         """
         taken: list[Taken] = []
-        names = sorted(os.listdir(self._home.work))
-        unknown = [name for name in names if _JOB_ID.fullmatch(name) and name not in known_ids]
-        for start in range(0, len(unknown), _ROUND_MAX):
-            with _Round(self._home, self._leases) as claims:
-                taken += claims.recover(unknown[start : start + _ROUND_MAX])
+        for start in range(0, len(ids), _ROUND_MAX):
+            with _Round(*self._places, self._leases) as claims:
+                taken += claims.recover(ids[start : start + _ROUND_MAX])
         return taken
+
+    def set_aside(self, job_id: str, code: str, text: str) -> Taken:
+        """One of them as it is, not looked into, to be rejected; ``text`` says why."""
+        found = os.lstat(self._home.work / job_id)
+        return Taken(Take(job_id, (job_id,), folder=True), (), found.st_uid, problem=(code, text))
 
     def remove_original(self, original: Original) -> bool:
         """Remove a file, or emptied folder, that was claimed by copy; ``False`` if it is no longer there as it was.
@@ -108,6 +120,7 @@ class Claims:
                 return False
             if not stat.S_ISDIR(there.st_mode):
                 os.unlink(name, dir_fd=folder_fd)
+                failpoint.reach("original.removed")
                 return True
             try:
                 os.rmdir(name, dir_fd=folder_fd)
@@ -121,19 +134,30 @@ class Claims:
 class _Round:
     """Some drops on their way under one set of fsyncs."""
 
-    def __init__(self, home: Home, leases: bool) -> None:
-        self._fds = contextlib.ExitStack()
-        self._inbox_fd = self._opened(files.open_folder(str(home.inbox)))
-        self._work_fd = self._opened(files.open_folder(str(home.work)))
-        self._folders = {"": self._inbox_fd}
-        self._rules = Rules(os.fstat(self._work_fd).st_dev, leases)
+    def __init__(self, inbox: str, work: str, leases: bool) -> None:
+        self._inbox = inbox
+        self._work = work
+        self._leases = leases
+        self._fds: list[int] = []
+        self._moves: list[Move] = []
         self._kept: list[Move] = []
+        self._folders: dict[str, int] = {}
 
     def __enter__(self) -> _Round:
+        try:
+            self._inbox_fd = self._folders[""] = self._opened(self._inbox)
+            self._work_fd = self._opened(self._work)
+        except OSError:
+            self.__exit__()
+            raise
+        self._rules = Rules(os.fstat(self._work_fd).st_dev, self._leases)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._fds.close()
+        for move in self._moves:
+            move.close()
+        for fd in self._fds:
+            os.close(fd)
 
     def claim(self, takes: Sequence[Take]) -> list[Taken | NotYet]:
         answers: dict[str, Taken | NotYet] = {}
@@ -147,26 +171,40 @@ class _Round:
         if any(move.planned for move in moves):
             with files.Syncs() as syncs:
                 moves = self._each(moves, lambda move: syncs.add(move.plan_spots()), answers)
-                syncs.add([(".", self._work_fd)])
+                syncs.add_open(self._work_fd)
+            failpoint.reach("claim.plans_durable")
         moves = self._each(moves, Move.move_in, answers)
+        failpoint.reach("claim.moved_in")
         moves = self._each(moves, Move.hash, answers)
+        failpoint.reach("claim.hashed")
         with files.Syncs() as syncs:
-            moves = self._each(moves, lambda move: syncs.add(move.spots()), answers)
+            moves = self._each(moves, lambda move: move.sync(syncs), answers)
             for move in self._kept:
                 try:
                     move.hash()
-                    syncs.add(move.spots())
-                except OSError as error:  # it stays in work/ without a row, for the next start
+                    move.sync(syncs)
+                except files.NotDurable:
+                    raise
+                except (Held, OSError) as error:  # it stays in work/ without a row, for the next start
                     answers[move.take.id] = _not_yet(move.take, error)
                 else:
                     moves.append(move)
-            syncs.add([(".", self._work_fd)])
+            syncs.add_open(self._work_fd)
+        failpoint.reach("claim.durable")
+        moves = self._each(moves, Move.look_again, answers)
+        for move in self._kept:  # what changed so late and cannot go back is for the next start, too
+            name = os.path.basename(move.take.sources[0])
+            answers.setdefault(move.take.id, _not_yet(move.take, Held(name, "error", "it changed while it was taken")))
         self._let_go(moves)
+        failpoint.reach("claim.let_go")
         answers |= {move.take.id: _taken(move) for move in moves}
         return [answers[take.id] for take in takes]
 
     def recover(self, ids: Sequence[str]) -> list[Taken]:
-        """Adopt claims of an earlier life; one that cannot be read is set aside, to be rejected."""
+        """Adopt claims of an earlier life; one that cannot be read is set aside, to be rejected.
+
+        Trouble of the machine is raised, and nothing is lost by it: they can be adopted again.
+        """
         moves: list[Move] = []
         unreadable: list[Taken] = []
         with files.Syncs() as syncs:
@@ -174,19 +212,25 @@ class _Round:
                 try:
                     move = resume(job_id, self._work_fd, self._source_folder_again, self._rules)
                     if move is not None:
-                        self._fds.callback(move.close)
+                        self._moves.append(move)
+                        move.write_anew()
                         move.hash()
-                        syncs.add(move.spots())
+                        move.sync(syncs)
                         moves.append(move)
-                except files.NotDurable:
+                except (files.NotDurable, MemoryError):
                     raise
-                except (Held, OSError) as error:
+                except Exception as error:  # a defect that one of them meets must not end every start
+                    if not isinstance(error, Held | OSError):
+                        log.exception("inbox.not_adopted", id=job_id)
+                    if is_passing(error) and isinstance(error, OSError) and error.errno != errno.EIO:
+                        raise  # of the machine, and no reason to reject a drop
                     unreadable.append(self._set_aside(job_id, error))
-            syncs.add([(".", self._work_fd)])
+            syncs.add_open(self._work_fd)
+        failpoint.reach("claim.adopted")
         self._let_go(moves)
         return sorted([*map(_taken, moves), *unreadable], key=lambda taken: taken.take.id)
 
-    def _set_aside(self, job_id: str, error: Held | OSError) -> Taken:
+    def _set_aside(self, job_id: str, error: Exception) -> Taken:
         found = files.lstat(job_id, self._work_fd)
         text = (
             f"the daemon was stopped while it took this drop, and what it holds of it cannot be read: {_text(error)}; "
@@ -217,11 +261,11 @@ class _Round:
         files.durable([(".", source_fd) for source_fd in {move.source_fd for move in moves}])
 
     def _move(self, take: Take) -> Move:
-        folder = os.path.dirname(take.sources[0])
+        folder = take.sources[0].rpartition("/")[0]
         if folder not in self._folders:
-            self._folders[folder] = self._opened(files.open_folder(folder, self._inbox_fd))
+            self._folders[folder] = self._opened(folder, self._inbox_fd)
         move = Move(take, self._folders[folder], self._work_fd, self._rules)
-        self._fds.callback(move.close)
+        self._moves.append(move)
         return move
 
     def _source_folder_again(self, folder: str) -> int:
@@ -229,11 +273,12 @@ class _Round:
         if folder not in self._folders:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder, dir_fd=self._inbox_fd)
-            self._folders[folder] = self._opened(files.open_folder(folder, self._inbox_fd))
+            self._folders[folder] = self._opened(folder, self._inbox_fd)
         return self._folders[folder]
 
-    def _opened(self, fd: int) -> int:
-        self._fds.callback(os.close, fd)
+    def _opened(self, name: str, folder_fd: int | None = None) -> int:
+        fd = files.open_folder(name, folder_fd)
+        self._fds.append(fd)
         return fd
 
 
@@ -241,9 +286,9 @@ def _taken(move: Move) -> Taken:
     return Taken(move.take, move.files, move.uid, move.originals, move.problem)
 
 
-def _text(error: Held | OSError) -> str:
-    if isinstance(error, Held):
-        return str(error)
+def _text(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return str(error) if isinstance(error, Held) else f"a defect of Solvisor: {type(error).__name__}: {error}"
     about = f"{escape_name(os.fsdecode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
     return f"{about}{error.strerror or error}"
 
@@ -258,4 +303,6 @@ def _not_yet(take: Take, error: Held | OSError) -> NotYet:
         return NotYet(take.id, source, "gone", f"{escape_name(source)} is no longer there")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NotYet(take.id, source, "disk", f"{text}; free some space, then it goes on by itself")
+    if error.errno == errno.EROFS:
+        return NotYet(take.id, source, "disk", f"{text}; mount it writable, then it goes on by itself")
     return NotYet(take.id, source, "error", text)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,9 @@ if sys.platform != "win32":
 
 FILES_MAX = 10_000
 """Files and folders in one dropped folder."""
+
+_FOLDER = re.compile(r"([^/]+/)?")
+_NO_NAMES = frozenset({"", ".", ".."})
 
 Waiting = Literal["gone", "writer", "no_lease", "hard_link", "folder", "disk", "error"]
 Problem = tuple[str, str]
@@ -58,9 +62,10 @@ class Take(Struct, frozen=True):
     request: Request | None = None
 
     def __post_init__(self) -> None:
-        folders = {os.path.dirname(source) for source in self.sources}
-        names = [os.path.basename(source) for source in self.sources]
-        if len(folders) != 1 or "/" in folders.pop() or any(name in ("", ".", "..") for name in names):
+        parts = [source.rpartition("/") for source in self.sources]
+        folders = {folder + slash for folder, slash, _ in parts}
+        names = [name for _, _, name in parts]
+        if len(folders) != 1 or not _FOLDER.fullmatch(folders.pop()) or not _NO_NAMES.isdisjoint(names):
             raise ValueError(f"sources must be plain names in one folder of the inbox: {self.sources}")
         if self.folder and len(names) != 1:
             raise ValueError(f"a dropped folder is claimed alone: {self.sources}")
@@ -89,6 +94,11 @@ class Found(NamedTuple):
     tree: tuple[tuple[str, os.stat_result], ...] = ()
     bounded: bool = True
 
+    @property
+    def is_file(self) -> bool:
+        """A regular file."""
+        return stat.S_ISREG(self.stat.st_mode)
+
 
 class Rules(NamedTuple):
     """What decides how a drop is taken, beside the drop itself.
@@ -104,18 +114,19 @@ class Rules(NamedTuple):
 
 
 def look_at_file(name: str, folder_fd: int, rules: Rules) -> Found:
-    """Look at a drop that is to be one file. Raises ``Held``."""
-    shown = escape_name(name)
+    """Look at a drop that is to be one file; whether it is settled is for ``open_settled``. Raises ``Held``."""
     seen = files.lstat(name, folder_fd)
     if seen is None:
-        raise Held(name, "gone", f"{shown} is no longer there")
+        raise Held(name, "gone", f"{escape_name(name)} is no longer there")
     if stat.S_ISDIR(seen.st_mode):
-        raise Held(name, "folder", f"{shown} is a folder where a file is expected")
+        raise Held(name, "folder", f"{escape_name(name)} is a folder where a file is expected")
     problem = name_problem(name)
     if not stat.S_ISREG(seen.st_mode):
-        return Found(name, seen, False, ("not_a_file", f"{shown} is {kind_of(seen)}; drop the file itself"))
+        text = f"{escape_name(name)} is {kind_of(seen)}; drop the file itself"
+        return Found(name, seen, False, ("not_a_file", text))
     foreign = _foreign(seen, rules)
     if seen.st_nlink > 1:
+        shown = escape_name(name)
         text = f"{shown} has {seen.st_nlink} names (hard links), so it could change while it is used; drop a copy"
         if not rules.force:
             raise Held(name, "hard_link", text)
@@ -123,7 +134,6 @@ def look_at_file(name: str, folder_fd: int, rules: Rules) -> Found:
         foreign = True
     if foreign:
         _must_be_removable(name, folder_fd, seen)
-    check_settled(name, folder_fd, seen, rules)
     return Found(name, seen, foreign, problem)
 
 
@@ -177,18 +187,18 @@ def open_settled(name: str, folder_fd: int, seen: os.stat_result, rules: Rules, 
     While the lease lasts, until the descriptor is closed, no writer can come in unnoticed.
     """
     source = source or name
-    shown = escape_name(source)
     try:
         fd = files.open_file(name, folder_fd)
     except FileNotFoundError:
-        raise Held(source, "gone", f"{shown} is no longer there") from None
+        raise Held(source, "gone", f"{escape_name(source)} is no longer there") from None
     try:
         if not files.same_file(seen, os.fstat(fd)):
-            raise Held(source, "writer", f"{shown} is still changing")
+            raise Held(source, "writer", f"{escape_name(source)} is still changing")
         lease = _take_lease(fd) if rules.leases else "none"
         if lease == "writer":
-            raise Held(source, "writer", f"a program still has {shown} open for writing")
+            raise Held(source, "writer", f"a program still has {escape_name(source)} open for writing")
         if lease == "none" and not rules.quiet:
+            shown = escape_name(source)
             raise Held(
                 source, "no_lease", f"whether {shown} is complete shows only when it has not changed for a while"
             )
@@ -196,6 +206,20 @@ def open_settled(name: str, folder_fd: int, seen: os.stat_result, rules: Rules, 
         os.close(fd)
         raise
     return fd
+
+
+def check_hashed(entry: files.Entry, fd: int, rules: Rules) -> None:
+    """Raise ``Held`` unless what was read is the whole of a claimed file: unchanged, and nobody can still write to it.
+
+    A program may have opened it in the moment of its renaming, and gone on after that. What others might write to by
+    their group is ours alone from now on.
+    """
+    if not files.same_file(entry.stat, os.fstat(fd)):
+        raise Held(entry.path, "writer", f"{escape_name(entry.path)} changed while it was read")
+    if sys.platform != "win32" and entry.stat.st_mode & 0o022 and entry.stat.st_nlink == 1:
+        os.fchmod(fd, stat.S_IMODE(entry.stat.st_mode) & ~0o022)
+    if rules.leases and _take_lease(fd) == "writer":
+        raise Held(entry.path, "writer", f"a program still has {escape_name(entry.path)} open for writing")
 
 
 def _take_lease(fd: int) -> Literal["held", "writer", "none"]:
@@ -242,16 +266,21 @@ def name_problem(name: str) -> Problem | None:
     return "name", f"the name {shown} holds bytes that are not UTF-8, control characters or backslashes; rename it"
 
 
-def tree_problem(folder_fd: int, name: str, *, copied: bool = False) -> Problem | None:
-    """What keeps what an open folder, called ``name``, holds from being the inputs of a job: the first such thing.
+def tree_problem(folder_fd: int, name: str) -> Problem | None:
+    """The first thing that keeps what an open folder, called ``name``, holds from being copied as inputs of a job.
 
-    ``copied``: it is going to be copied, so a second name of a file (hard link) does no harm.
+    A second name of a file (hard link) does a copy no harm.
     """
     for count, entry in enumerate(files.walk(folder_fd)):
-        problem = _bound_problem(entry, count, name) or _entry_problem(entry)
-        if problem is not None and not (copied and problem[0] == "hard_link"):
+        problem = entry_problem(entry, count, name)
+        if problem is not None and problem[0] != "hard_link":
             return problem
     return None
+
+
+def entry_problem(entry: files.Entry, count: int, name: str) -> Problem | None:
+    """What keeps one thing, met after ``count`` others in a folder called ``name``, from being among a job's inputs."""
+    return _bound_problem(entry, count, name) or _entry_problem(entry)
 
 
 def _bound_problem(entry: files.Entry, count: int, name: str) -> Problem | None:

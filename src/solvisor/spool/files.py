@@ -1,13 +1,13 @@
 """Files by descriptor: opening without surprises, hashing, copying, and making durable.
 
 Rules: a name given by a user is opened relative to the open folder it lies in, never through a symbolic link and never
-by a path, which can be longer than the kernel takes. ``Syncs`` is the only place that calls fsync. This module must not
-know homes, claims or jobs.
+by a path, which can be longer than the kernel takes. What is to be durable goes through ``Syncs``. This module must not
+know homes, claims or jobs. One file, if a long one: whoever opens a name that users or solvers gave finds the way here.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
+import contextlib
 import ctypes
 import errno
 import hashlib
@@ -17,11 +17,16 @@ import signal
 import stat
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
+from msgspec import Struct
+
+from solvisor import failpoint
 from solvisor.model import FileFact
 from solvisor.names import escape_name
+
+from . import flush
 
 if sys.platform != "win32":
     _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -36,7 +41,7 @@ else:
 DEPTH_MAX = 32
 """Folders within folders that are looked into, in a drop and in what a solver leaves."""
 
-_BLOCK = 1 << 18
+BLOCK = 1 << 18
 
 
 class NotDurable(OSError):
@@ -47,7 +52,25 @@ class NotDurable(OSError):
     """
 
 
-class Entry(NamedTuple):
+@contextlib.contextmanager
+def writing(name: str) -> Iterator[None]:
+    """The block only writes: EIO is of the disk, whatever is written. Raises ``NotDurable``, ``OSError``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise NotDurable(error.errno, f"writing failed: {error.strerror}", name) from error
+
+
+class Replaced(OSError):
+    """A file is not the one that was looked at: somebody put another in its place, or wrote to it."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(errno.ESTALE, "it was replaced or changed while it was read", path)
+
+
+class Entry(Struct, frozen=True):
     """Something met by ``walk``: its path from where the walk began, how to reach it, and what it is (``lstat``)."""
 
     path: str
@@ -82,15 +105,53 @@ def open_folder(name: str, folder_fd: int | None = None) -> int:
     return os.open(name, _FOLDER if folder_fd is None else _FOLDER | _NO_FOLLOW, dir_fd=folder_fd)
 
 
-def open_folder_of_ours(name: str, folder_fd: int | None = None) -> int:
-    """Open a folder that our solver may have made unreadable; it is given its permissions back."""
+class _Opened(Struct):
+    """Closes what is open at the end of its block."""
+
+    fd: int
+
+    def __enter__(self) -> int:
+        return self.fd
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+
+
+def in_folder(name: str | Path, folder_fd: int | None = None) -> _Opened:
+    """As ``open_folder``, for the time of the context."""
+    return _Opened(open_folder(str(name), folder_fd))
+
+
+@contextlib.contextmanager
+def folder_of(path: str, folder_fd: int) -> Iterator[tuple[str, int]]:
+    """The last part of a path beneath an open folder, and the open folder it lies in; no part may be a link.
+
+    Raises ``OSError``.
+    """
+    *parents, name = path.split("/")
+    fd = folder_fd
     try:
-        found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
-        if stat.S_ISDIR(found.st_mode) and found.st_mode & 0o700 != 0o700:
-            os.chmod(name, 0o700, dir_fd=folder_fd)
-    except PermissionError:  # of somebody else: it may be readable as it is
-        pass
-    return open_folder(name, folder_fd)
+        for parent in parents:
+            above, fd = fd, open_folder(parent, fd)
+            if above != folder_fd:
+                os.close(above)
+        yield name, fd
+    finally:
+        if fd != folder_fd:
+            os.close(fd)
+
+
+def open_folder_of_ours(name: str, folder_fd: int | None = None) -> int:
+    """Open a folder, and no link to one, that our solver may have made unreadable; it is given its permissions back."""
+    try:
+        fd = os.open(name, _FOLDER | _NO_FOLLOW, dir_fd=folder_fd)
+    except PermissionError:
+        os.chmod(name, 0o700, dir_fd=folder_fd)
+        return os.open(name, _FOLDER | _NO_FOLLOW, dir_fd=folder_fd)
+    if os.fstat(fd).st_mode & 0o700 != 0o700:
+        with contextlib.suppress(PermissionError):  # of somebody else: it may do as it is
+            os.chmod(fd, 0o700)
+    return fd
 
 
 def open_file(name: str, folder_fd: int) -> int:
@@ -109,6 +170,22 @@ def lstat(name: str, folder_fd: int) -> os.stat_result | None:
         return os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
     except FileNotFoundError:
         return None
+
+
+def lstat_beneath(path: str, folder_fd: int) -> os.stat_result | None:
+    """As ``lstat``, of a path beneath an open folder; no part may be a link. Raises ``OSError``."""
+    if "/" not in path:
+        return lstat(path, folder_fd)
+    with folder_of(path, folder_fd) as (name, parent_fd):
+        return lstat(name, parent_fd)
+
+
+def names_in(folder_fd: int) -> list[str]:
+    """What an open folder holds now, sorted.
+
+    It is opened anew for that: Btrfs lists only what was there when the folder was opened.
+    """
+    return sorted(os.listdir(f"/proc/self/fd/{folder_fd}" if sys.platform == "linux" else folder_fd))
 
 
 def same_file(a: os.stat_result, b: os.stat_result) -> bool:
@@ -137,22 +214,19 @@ def spots_in(folder_fd: int) -> Iterator[Spot]:
 
 
 class Syncs:
-    """Some fsyncs side by side, under way until the end of its block, which raises ``NotDurable`` if one failed.
-
-    Each fsync ends in a flush of the whole disk, and flushes that wait together are done as one. On a disk whose flush
-    takes 3 ms that makes 200 of them thirty times faster.
-    """
+    """Files and folders made durable together, by the end of its block, which raises ``NotDurable`` if one is not."""
 
     def __init__(self) -> None:
-        self._under_way: deque[concurrent.futures.Future[None]] = deque()
+        self._fds: list[int] = []
+        self._names: list[str] = []
+        self._owned: list[int] = []
         self._error: BaseException | None = None
 
     def __enter__(self) -> Syncs:
         return self
 
     def __exit__(self, *_: object) -> None:
-        while self._under_way:
-            self._finish_first()
+        self._flush()
         if self._error is not None:
             raise self._error
 
@@ -163,37 +237,74 @@ class Syncs:
         lost by that, and only its own job is concerned.
         """
         for name, folder_fd in spots:
-            if len(self._under_way) == _SYNCS_MAX:
-                self._finish_first()
             try:
                 fd = os.dup(folder_fd) if name == "." else open_file(name, folder_fd)
             except FileNotFoundError:
                 continue  # somebody removed it meanwhile: there is nothing to keep
-            self._under_way.append(_syncers.submit(_sync, fd, name))
+            self.take(fd, name)
 
-    def _finish_first(self) -> None:
-        self._error = self._under_way.popleft().exception() or self._error
+    def take(self, fd: int, name: str = ".") -> None:
+        """Sync what is open, and close it then; an error calls it ``name``."""
+        self._owned.append(fd)
+        self.add_open(fd, name)
+
+    def add_open(self, fd: int, name: str = ".") -> None:
+        """Sync what is open already, and stays open until the end of the block; an error calls it ``name``."""
+        self._fds.append(fd)
+        self._names.append(name)
+        if len(self._fds) == flush.AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        fds, names, owned = self._fds, self._names, self._owned
+        self._fds, self._names, self._owned = [], [], []
+        try:
+            error = _sync(fds, names)
+        finally:
+            for fd in owned:
+                os.close(fd)
+        self._error = self._error or error
+
+
+def _sync(fds: Sequence[int], names: Sequence[str]) -> BaseException | None:
+    """Sync all of what is open; the first error."""
+    if not fds:
+        return None
+    failpoint.reach("sync.begun")
+    errors = flush.flush(fds)
+    failpoint.reach("sync.done")
+    for name, error in zip(names, errors, strict=True):
+        if error is not None:
+            return _not_durable(name, error)
+    return None
+
+
+def _not_durable(name: str, error: BaseException) -> BaseException:
+    if not isinstance(error, OSError):
+        return error
+    failed = NotDurable(error.errno, f"fsync failed: {error.strerror}", name)
+    failed.__cause__ = error
+    return failed
 
 
 def durable(spots: Iterable[Spot]) -> None:
-    """fsync all these files and folders; return when every one is done. Raises ``NotDurable``, and as ``Syncs.add``."""
+    """fsync all these files and folders; return when every one is done. A "." stays open until then.
+
+    Raises ``NotDurable``, and as ``Syncs.add``.
+    """
     with Syncs() as syncs:
-        syncs.add(spots)
+        for name, folder_fd in spots:
+            if name == ".":
+                syncs.add_open(folder_fd)
+            else:
+                syncs.add([(name, folder_fd)])
 
 
-_SYNCS_MAX = 64
-"""Descriptors open at once to be synced."""
-
-_syncers = concurrent.futures.ThreadPoolExecutor(8, thread_name_prefix="fsync")
-
-
-def _sync(fd: int, name: str) -> None:
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        raise NotDurable(error.errno, f"fsync failed: {error.strerror}", name) from error
-    finally:
-        os.close(fd)
+def durable_folders(fds: Sequence[int]) -> None:
+    """fsync all these open folders; return when every one is done. Raises ``NotDurable``."""
+    error = _sync(fds, ["."] * len(fds))
+    if error is not None:
+        raise error
 
 
 def _find_sync_file_range() -> Callable[[int], None]:
@@ -214,74 +325,101 @@ def _find_sync_file_range() -> Callable[[int], None]:
 start_writeback = _find_sync_file_range()
 
 
-def hash_fd(fd: int) -> tuple[int, str]:
-    """Read an open file from where it stands to its end: bytes read and their SHA-256 in hex."""
+def hash_fd(fd: int, expected: int = BLOCK) -> tuple[int, str]:
+    """Read an open file from where it stands to its end: bytes read and their SHA-256 in hex.
+
+    ``expected`` bytes are asked for, and one more, so that most files are read by one call.
+    """
     digest = hashlib.sha256()
     size = 0
-    while block := os.read(fd, _BLOCK):
+    asked = min(expected + 1, BLOCK)
+    while block := os.read(fd, asked):
         size += len(block)
         digest.update(block)
+        if len(block) < asked and size == expected:
+            break
     return size, digest.hexdigest()
 
 
-def hash_file(name: str, folder_fd: int) -> tuple[int, str]:
-    """Size and SHA-256 of a file, on its way to the disk when this returns. Made readable if its owner, us, may not."""
-    try:
-        fd = open_file(name, folder_fd)
-    except PermissionError:
-        os.chmod(name, 0o600, dir_fd=folder_fd)
-        fd = open_file(name, folder_fd)
+def hash_file(
+    name: str, folder_fd: int, hashed: Callable[[int], object] = lambda _fd: None, expected: int = BLOCK
+) -> tuple[int, str]:
+    """Size and SHA-256 of a file, on its way to the disk when this returns. Made readable if its owner, us, may not.
+
+    ``hashed`` is called with the very file that was read, before it is closed. It has ``expected`` bytes, as far as is
+    known.
+    """
+    fd = open_file_of_ours(name, folder_fd)
     try:
         start_writeback(fd)
-        return hash_fd(fd)
+        found = hash_fd(fd, expected)
+        hashed(fd)
+        return found
     finally:
         os.close(fd)
 
 
-def copy_file(source_fd: int, source: os.stat_result, name: str, folder_fd: int) -> None:
-    """Copy an open file to a new one of our own, with its time and mode, sharing blocks where the disk can."""
+def open_file_of_ours(name: str, folder_fd: int) -> int:
+    """As ``open_file``; made readable if its owner, us, may not."""
+    try:
+        return open_file(name, folder_fd)
+    except PermissionError:
+        os.chmod(name, 0o600, dir_fd=folder_fd)
+        return open_file(name, folder_fd)
+
+
+def room_of(found: os.stat_result) -> int:
+    """Bytes that a file takes on the disk, as du counts them."""
+    if sys.platform == "win32":
+        return found.st_size
+    return found.st_blocks * 512
+
+
+def copy_file(source_fd: int, source: os.stat_result, name: str, folder_fd: int) -> os.stat_result:
+    """Copy an open file to a new one of our own, with its time and mode, sharing blocks where the disk can.
+
+    Returns what the copy is then.
+    """
     fd = new_file(name, folder_fd, 0o600 | (source.st_mode & 0o777))
     try:
-        _copy_bytes(source_fd, fd)
+        _copy_bytes(source_fd, fd, source.st_size)
         os.utime(fd, ns=(source.st_atime_ns, source.st_mtime_ns))
+        return os.fstat(fd)
     finally:
         os.close(fd)
 
 
-def _copy_bytes(source_fd: int, target_fd: int) -> None:
+def _copy_bytes(source_fd: int, target_fd: int, size: int) -> None:
     if sys.platform == "linux":
         try:
             # Reflinks on Btrfs and XFS, copies within the kernel elsewhere.
-            while os.copy_file_range(source_fd, target_fd, 1 << 30):
-                pass
+            while size > 0 and (count := os.copy_file_range(source_fd, target_fd, min(size, 1 << 30))):
+                size -= count
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
         else:
             return
-    while block := os.read(source_fd, _BLOCK):
-        _write_all(target_fd, block)
+    while block := os.read(source_fd, BLOCK):
+        write_all(target_fd, block)
 
 
-def walk(folder_fd: int, *, ours: bool = False) -> Iterator[Entry]:
+def walk(folder_fd: int, *, ours: bool = False, prefix: str = "", depth: int = 1) -> Iterator[Entry]:
     """Everything beneath an open folder, by name, a folder before its contents; links are not followed.
 
     A folder at ``DEPTH_MAX`` is met but not entered. ``ours``: a folder that may not be read is made readable.
+    ``prefix`` and ``depth`` are of what lies in the folder.
     """
-    yield from _walk(folder_fd, "", 1, ours)
-
-
-def _walk(folder_fd: int, prefix: str, depth: int, ours: bool) -> Iterator[Entry]:
-    for name in sorted(os.listdir(folder_fd)):
+    for name in names_in(folder_fd):
         found = lstat(name, folder_fd)
         if found is None:
             continue
-        entry = Entry(prefix + name, name, folder_fd, found, depth)
-        yield entry
-        if entry.is_folder and depth < DEPTH_MAX:
+        path = prefix + name
+        yield Entry(path, name, folder_fd, found, depth)
+        if stat.S_ISDIR(found.st_mode) and depth < DEPTH_MAX:
             below = (open_folder_of_ours if ours else open_folder)(name, folder_fd)
             try:
-                yield from _walk(below, f"{prefix}{name}/", depth + 1, ours)
+                yield from walk(below, ours=ours, prefix=path + "/", depth=depth + 1)
             finally:
                 os.close(below)
 
@@ -290,7 +428,7 @@ def write_file(name: str, folder_fd: int, data: bytes) -> None:
     """Create a file with these bytes. Not durable yet."""
     fd = new_file(name, folder_fd)
     try:
-        _write_all(fd, data)
+        write_all(fd, data)
     finally:
         os.close(fd)
 
@@ -305,50 +443,68 @@ def read_file(name: str, folder_fd: int) -> bytes | None:
         return file.read()
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of it, however many calls that takes."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
 
 
-def copy_tree(source_fd: int, target_fd: int, skip: Collection[str] = ()) -> None:
+def copy_tree(
+    source_fd: int,
+    target_fd: int,
+    skip: Collection[str] = (),
+    looked_at: Mapping[str, os.stat_result] | None = None,
+    copied: Callable[[str, os.stat_result, os.stat_result], object] = lambda _path, _seen, _copy: None,
+) -> None:
     """Copy what an open folder holds, but the files in ``skip``, into an empty folder of our own.
 
     ``skip`` are paths from the folder. Links are copied as links; what is neither file, folder nor link is left out.
+    ``looked_at`` is what may be there, and as it was. Raises ``Replaced`` if a file is not that one at the moment it is
+    read. ``copied`` is called with the path of each file, what it is and what its copy is.
     """
-    targets = {"": target_fd}  # the copies of the folders that the walk is in, by the prefix of what lies in them
+
+    def copy(source_fd: int, target_fd: int, prefix: str, depth: int) -> None:
+        for name in names_in(source_fd):
+            found = lstat(name, source_fd)
+            if found is None:
+                continue
+            path, mode = prefix + name, found.st_mode
+            if stat.S_ISDIR(mode):
+                os.mkdir(name, 0o750, dir_fd=target_fd)
+                if depth < DEPTH_MAX:
+                    with in_folder(name, source_fd) as below, in_folder(name, target_fd) as beside:
+                        copy(below, beside, path + "/", depth + 1)
+            elif path in skip:
+                continue
+            elif stat.S_ISREG(mode):
+                seen = found if looked_at is None else looked_at.get(path)
+                copied(path, found, _copy_seen(path, name, source_fd, seen, target_fd))
+            elif stat.S_ISLNK(mode):
+                os.symlink(os.readlink(name, dir_fd=source_fd), name, dir_fd=target_fd)
+
+    copy(source_fd, target_fd, "", 1)
+
+
+def _copy_seen(path: str, name: str, folder_fd: int, seen: os.stat_result | None, target_fd: int) -> os.stat_result:
+    """Copy a file, if it is the one that was ``seen``; what the copy is."""
+    fd = open_file(name, folder_fd)
     try:
-        for entry in walk(source_fd):
-            prefix = entry.path.removesuffix(entry.name)
-            for left in [other for other in targets if not prefix.startswith(other)]:
-                os.close(targets.pop(left))
-            if entry.is_folder:
-                os.mkdir(entry.name, 0o750, dir_fd=targets[prefix])
-                targets[f"{entry.path}/"] = open_folder(entry.name, targets[prefix])
-            elif entry.path not in skip:
-                _copy_entry(entry, targets[prefix])
+        if seen is None or not same_file(seen, os.fstat(fd)):
+            raise Replaced(path)
+        return copy_file(fd, seen, name, target_fd)
     finally:
-        del targets[""]
-        for fd in targets.values():
-            os.close(fd)
+        os.close(fd)
 
 
-def _copy_entry(entry: Entry, target_fd: int) -> None:
-    if entry.is_file:
-        fd = open_file(entry.name, entry.folder_fd)
-        try:
-            copy_file(fd, entry.stat, entry.name, target_fd)
-        finally:
-            os.close(fd)
-    elif stat.S_ISLNK(entry.stat.st_mode):
-        os.symlink(os.readlink(entry.name, dir_fd=entry.folder_fd), entry.name, dir_fd=target_fd)
+def describe(entry: Entry, prefix: str, hashed: Callable[[int], object] = lambda _fd: None) -> FileFact:
+    """The record of a file or link met by ``walk``; its bytes are read. Anything else has size 0 and no hash.
 
-
-def describe(entry: Entry, prefix: str) -> FileFact:
-    """The record of a file or link met by ``walk``; its bytes are read. Anything else has size 0 and no hash."""
+    ``hashed`` is as for ``hash_file``.
+    """
     path = prefix + escape_name(entry.path)
     if entry.is_file:
-        return FileFact(path, *hash_file(entry.name, entry.folder_fd))
+        return FileFact(path, *hash_file(entry.name, entry.folder_fd, hashed, entry.stat.st_size))
     if stat.S_ISLNK(entry.stat.st_mode):
         return FileFact(path, 0, "", link=escape_name(os.readlink(entry.name, dir_fd=entry.folder_fd)))
     return FileFact(path, 0, "")
@@ -356,11 +512,15 @@ def describe(entry: Entry, prefix: str) -> FileFact:
 
 def discard(name: str, folder_fd: int) -> None:
     """Remove something of our own making, file or folder, if it is there."""
-    there = lstat(name, folder_fd)
-    if there is None:
-        return
-    if not stat.S_ISDIR(there.st_mode):
+    try:
         os.unlink(name, dir_fd=folder_fd)
+    except FileNotFoundError:
+        return
+    except (IsADirectoryError, PermissionError):
+        there = lstat(name, folder_fd)
+        if there is None or not stat.S_ISDIR(there.st_mode):
+            raise
+    else:
         return
     try:
         shutil.rmtree(name, dir_fd=folder_fd)

@@ -1,35 +1,39 @@
 """The folder of a job from staging to publishing: ``work/<id>`` until its manifest is written, then its target.
 
-Rules: every method may be repeated after a crash at any point. A manifest gets its name only when its bytes are
-durable, and never changes after that. This module must not know how outputs are judged or what a manifest says.
+Rules: every method may be repeated after a crash at any point. A manifest has its name only when all its bytes are
+written, comes into view only when bytes and name are durable, and never changes after that. In ``work/`` nobody reads
+it: what a power cut leaves there is written anew. This module must not know how outputs are judged or what a manifest
+says.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
-import stat
-from collections.abc import Callable, Collection, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from msgspec import Struct
 
+from solvisor import failpoint
 from solvisor.home import Home
 from solvisor.model import FileFact
-from solvisor.names import unescape_name
+from solvisor.names import escape_name
 
 from . import files
-from .move import PLAN
+from .anew import ANEW, write_anew
+from .move import PLAN, discard_claim
+from .remains import LOGS, OUTPUT, Remains, Staged
 
 _MANIFEST = "manifest.json"
 _TEMPORARY = "manifest.tmp"
 _STAGING = "staging.tmp"
-_OUTPUT = "output"
-_LOGS = ("stdout.log", "stderr.log")
-_BATCH_MAX = 128
-"""Folders published under one set of fsyncs; each holds a descriptor meanwhile."""
+_BATCH_MAX = 64
+"""Folders published under one set of fsyncs; each holds two descriptors meanwhile."""
 
 
 class Publication(Struct, frozen=True):
@@ -40,36 +44,16 @@ class Publication(Struct, frozen=True):
     manifest: bytes
 
 
-_CLOCK_GRAIN_US = 10_000
-"""File times come from a coarse clock, up to a tick behind."""
-
-
-class Survey(NamedTuple):
-    """What a try left.
-
-    ``outputs`` are files and links: ``output/...``, ``stdout.log``, ``stderr.log``. ``unchanged`` are the inputs, by
-    their names in ``output/``, of which nothing new lies there: the staged copy as it was, or none. Both count the
-    same, so that the answer does not change when the copies are removed.
-    """
-
-    outputs: tuple[FileFact, ...]
-    unchanged: frozenset[str]
-
-
 class Results:
     """The job folders of one home. Its methods may run in several threads, but only one at a time for one job."""
 
     def __init__(self, home: Home) -> None:
-        self._home = home
+        self._root = str(home.root)
+        self._work = str(home.work)
+        self._staged: dict[str, dict[str, Staged]] = {}
 
-    @contextlib.contextmanager
-    def _job_folder(self, job_id: str) -> Iterator[int]:
-        with _folder(self._home.work) as work_fd:
-            job_fd = files.open_folder_of_ours(job_id, work_fd)
-        try:
-            yield job_fd
-        finally:
-            os.close(job_fd)
+    def _open(self, job_id: str) -> int:
+        return files.open_folder_of_ours(f"{self._work}/{job_id}")
 
     def stage(self, job_id: str, attempt_n: int, skip: Collection[str] = ()) -> None:
         """Make a fresh ``output/`` for try ``attempt_n`` (from 1): a copy of every file of ``input/`` but ``skip``.
@@ -77,79 +61,61 @@ class Results:
         ``skip`` are names relative to ``input/``. What an earlier try left (``output/``, logs) moves to
         ``attempt-<n-1>/``. Raises ``OSError``.
         """
-        with self._job_folder(job_id) as job_fd:
-            files.discard(_STAGING, job_fd)
+        self._staged.pop(job_id, None)
+        staged: dict[str, Staged] = {}
+        now_ns = time.time_ns()
+
+        def note(path: str, source: os.stat_result, copy: os.stat_result) -> None:
+            staged["input/" + escape_name(path)] = Staged.seen(source, copy, now_ns)
+
+        job_fd = self._open(job_id)
+        try:
             if attempt_n > 1:
                 _put_aside(job_fd, f"attempt-{attempt_n - 1}")
-            for left in (_OUTPUT, *_LOGS):
-                files.discard(left, job_fd)
-            os.mkdir(_STAGING, 0o750, dir_fd=job_fd)
+                failpoint.reach("stage.put_aside")
+            for log in LOGS:  # of a try whose record was lost, if any
+                files.discard(log, job_fd)
+            _make_anew(_STAGING, job_fd)
             try:
-                with _folder("input", job_fd) as input_fd, _folder(_STAGING, job_fd) as output_fd:
-                    files.copy_tree(input_fd, output_fd, skip)
+                with files.in_folder("input", job_fd) as input_fd, files.in_folder(_STAGING, job_fd) as output_fd:
+                    files.copy_tree(input_fd, output_fd, skip, copied=note)
             except OSError:
                 with contextlib.suppress(OSError):  # a full disk is not to be kept full by half a copy
                     files.discard(_STAGING, job_fd)
                 raise
-            os.rename(_STAGING, _OUTPUT, src_dir_fd=job_fd, dst_dir_fd=job_fd)
+            failpoint.reach("stage.copied")
+            _name_output(job_fd)
+            failpoint.reach("stage.named")
+        finally:
+            os.close(job_fd)
+        self._staged[job_id] = staged
 
-    def survey(self, job_id: str, inputs: Sequence[FileFact]) -> Survey:
-        """Read what a try left; its inputs were ``inputs``. Only what was made unreadable is changed: it is readable.
+    def write_anew(self, job_id: str) -> None:
+        """Bring what a try left in an earlier life on its way to the disk once more: an fsync of it may have failed."""
+        job_fd = self._open(job_id)
+        try:
+            write_anew(job_fd)
+        finally:
+            os.close(job_fd)
 
-        Links are listed, not followed; what lies deeper than ``files.DEPTH_MAX`` folders or is neither file nor link is
-        not listed. Call it when no process of the job is left. Raises ``OSError``.
-        """
-        staged = {fact.path.removeprefix("input/"): fact for fact in inputs}
-        listed: list[FileFact] = []
-        with self._job_folder(job_id) as job_fd:
-            with _output(job_fd) as output_fd:
-                for entry in files.walk(output_fd, ours=True) if output_fd is not None else ():
-                    if entry.is_folder or not _is_listed(entry):
-                        staged.pop(entry.path, None)
-                        continue
-                    fact = files.describe(entry, "output/")
-                    source = staged.get(entry.path)
-                    if source is None or not _is_copy(source, fact):
-                        staged.pop(entry.path, None)
-                        listed.append(fact)
-            listed += _others(job_fd)
-        return Survey(tuple(listed), frozenset(staged))
+    def remains(self, job_id: str, inputs: Sequence[FileFact], since_us: int, most: float = math.inf) -> Remains:
+        """What the last try of a job left. Call it when no process of the job is left. Raises ``OSError``."""
+        return Remains(self._open(job_id), inputs, since_us, self._staged.get(job_id, {}), most)
 
-    def altered_inputs(self, job_id: str, inputs: Sequence[FileFact], since_us: int) -> list[str]:
-        """Those of ``inputs``, by their paths, that are not in ``input/`` any more as they were dropped.
-
-        Only files that were touched since ``since_us`` (UTC microseconds) are read again. Raises ``OSError``.
-        """
-        with self._job_folder(job_id) as job_fd:
-            return [fact.path for fact in inputs if _is_altered(fact, job_fd, since_us)]
-
-    def keep(self, batch: Sequence[tuple[str, Survey]]) -> list[OSError | None]:
-        """Make durable what was surveyed, under one set of fsyncs, without the inputs that were only staged.
-
-        Those are removed from ``output/`` with the folders that held nothing else. For each job the error is returned
-        that kept it from being done. Raises ``NotDurable``.
-        """
-        errors: list[OSError | None] = []
-        with files.Syncs() as syncs:
-            for job_id, survey in batch:
-                try:
-                    with self._job_folder(job_id) as job_fd:
-                        with _output(job_fd) as output_fd:
-                            if output_fd is not None:
-                                _remove(output_fd, [name.split("/") for name in survey.unchanged])
-                        syncs.add(_spots(job_fd))
-                    errors.append(None)
-                except OSError as error:
-                    errors.append(error)
-        return errors
+    def withdraw(self, job_id: str) -> None:
+        """Leave nothing of a submission that was claimed and then refused. Raises ``NotDurable``, ``OSError``."""
+        with files.in_folder(self._work) as work_fd:
+            discard_claim(job_id, work_fd)
 
     def write_durably(self, path: Path, data: bytes) -> None:
         """Write a file that exists either whole and durable or not at all. Raises ``NotDurable``, ``OSError``."""
-        with _folder(path.parent) as folder_fd:
+        with files.in_folder(path.parent) as folder_fd:
             files.discard(_TEMPORARY, folder_fd)
             files.write_file(_TEMPORARY, folder_fd, data)
             files.durable([(_TEMPORARY, folder_fd)])
+            failpoint.reach("outputs.written")
             os.rename(_TEMPORARY, path.name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
+            failpoint.reach("outputs.named")
             files.durable([(".", folder_fd)])
 
     def publish(self, batch: Sequence[Publication]) -> tuple[list[str], dict[str, OSError]]:
@@ -161,174 +127,134 @@ class Results:
         published: list[str] = []
         errors: dict[str, OSError] = {}
         for start in range(0, len(batch), _BATCH_MAX):
-            with _Batch(self._home) as part:
-                published += part.publish(batch[start : start + _BATCH_MAX], errors)
+            items = [
+                _Item(publication, staged=self._staged.pop(publication.id, None) is not None)
+                for publication in batch[start : start + _BATCH_MAX]
+            ]
+            part = _Batch(self._root)
+            try:
+                published += part.publish(items, errors)
+            finally:
+                part.close()
         return published, errors
 
 
-def _is_altered(fact: FileFact, job_fd: int, since_us: int) -> bool:
-    path = unescape_name(fact.path)
-    found = files.lstat(path, job_fd)
-    if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != fact.size:
-        return True
-    touched = found.st_ctime_ns // 1000 >= since_us - _CLOCK_GRAIN_US
-    return touched and files.hash_file(path, job_fd) != (fact.size, fact.sha256)
+def _make_anew(name: str, folder_fd: int) -> None:
+    """An empty folder, whatever a crash left there."""
+    try:
+        os.mkdir(name, 0o750, dir_fd=folder_fd)
+    except FileExistsError:
+        files.discard(name, folder_fd)
+        os.mkdir(name, 0o750, dir_fd=folder_fd)
+
+
+def _name_output(job_fd: int) -> None:
+    try:
+        os.rename(_STAGING, OUTPUT, src_dir_fd=job_fd, dst_dir_fd=job_fd)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        files.discard(OUTPUT, job_fd)
+        os.rename(_STAGING, OUTPUT, src_dir_fd=job_fd, dst_dir_fd=job_fd)
 
 
 def _put_aside(job_fd: int, name: str) -> None:
     """Keep what an earlier try left. What is there already was put aside before a crash; the rest is half a staging."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, 0o750, dir_fd=job_fd)
-    with _folder(name, job_fd) as aside_fd:
-        for left in (_OUTPUT, *_LOGS):
+    with files.in_folder(name, job_fd) as aside_fd:
+        for left in (OUTPUT, *LOGS):
             if files.lstat(left, aside_fd) is None and files.lstat(left, job_fd) is not None:
                 files.move_folder(left, job_fd, left, aside_fd)
 
 
-@contextlib.contextmanager
-def _output(job_fd: int) -> Iterator[int | None]:
-    """The open ``output/``; ``None`` if a solver removed it or put something else in its place."""
-    found = files.lstat(_OUTPUT, job_fd)
-    if found is None or not stat.S_ISDIR(found.st_mode):
-        yield None
-        return
-    fd = files.open_folder_of_ours(_OUTPUT, job_fd)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _is_listed(entry: files.Entry) -> bool:
-    return entry.is_file or stat.S_ISLNK(entry.stat.st_mode)
-
-
-def _is_copy(source: FileFact, fact: FileFact) -> bool:
-    return fact.link is None and (source.size, source.sha256) == (fact.size, fact.sha256)
-
-
-def _remove(folder_fd: int, names: Sequence[Sequence[str]]) -> None:
-    """Remove files, each given by the parts of its path, and the folders emptied by that."""
-    below: dict[str, list[Sequence[str]]] = {}
-    for name, *rest in names:
-        if rest:
-            below.setdefault(name, []).append(rest)
-        else:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=folder_fd)
-    for name, rests in below.items():
-        try:
-            with _folder(name, folder_fd) as fd:
-                _remove(fd, rests)
-        except (FileNotFoundError, NotADirectoryError):  # removed, or replaced, by the solver
-            continue
-        try:
-            os.rmdir(name, dir_fd=folder_fd)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-
-
-def _others(job_fd: int) -> Iterator[FileFact]:
-    """The logs, and whatever a solver put in the place of ``output/``."""
-    for name in (_OUTPUT, *_LOGS):
-        found = files.lstat(name, job_fd)
-        if found is not None:
-            entry = files.Entry(name, name, job_fd, found, 1)
-            if entry.is_file or (name == _OUTPUT and _is_listed(entry)):
-                yield files.describe(entry, "")
-
-
-def _spots(job_fd: int) -> Iterator[files.Spot]:
-    """What of a job's folder must be durable before its row may say that it is."""
-    for name in (_OUTPUT, *_LOGS):
-        found = files.lstat(name, job_fd)
-        if found is not None and stat.S_ISREG(found.st_mode):
-            yield name, job_fd
-    with _output(job_fd) as output_fd:
-        if output_fd is not None:
-            yield from files.spots_in(output_fd)
-            yield ".", output_fd
-    yield ".", job_fd
-
-
 class _Item:
-    """One publication on its way; ``waiting``: its folder still lies in ``work/``."""
+    """One publication on its way; ``staged``: its folder was made ready in this life.
 
-    def __init__(self, publication: Publication) -> None:
+    ``waiting``: it still lies in ``work/``. ``fd`` is that folder, ``manifest_fd`` the manifest under its temporary
+    name, if it was written.
+    """
+
+    __slots__ = ("fd", "manifest_fd", "publication", "staged", "target_fd", "waiting", "work_fd")
+
+    def __init__(self, publication: Publication, *, staged: bool) -> None:
         self.publication = publication
+        self.staged = staged
         self.work_fd = -1
         self.target_fd = -1
         self.waiting = True
-        self.written = False
         self.fd = -1
+        self.manifest_fd = -1
 
 
 class _Batch:
-    """Some publications under one set of fsyncs."""
+    """Some publications under one set of fsyncs, in the home at ``root``."""
 
-    def __init__(self, home: Home) -> None:
-        self._home = home
-        self._fds = contextlib.ExitStack()
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._fds: list[int] = []
         self._folders: dict[str, int] = {}
 
-    def __enter__(self) -> _Batch:
-        return self
+    def close(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
 
-    def __exit__(self, *_: object) -> None:
-        self._fds.close()
-
-    def publish(self, batch: Sequence[Publication], errors: dict[str, OSError]) -> list[str]:
-        items = [_Item(publication) for publication in batch]
-        items = _each(items, self._open, errors)
+    def publish(self, items: list[_Item], errors: dict[str, OSError]) -> list[str]:
         items = _each(items, self._write, errors)
-        with files.Syncs() as syncs:
-            items = _each(items, lambda item: syncs.add([(_TEMPORARY, item.fd)] if item.written else []), errors)
+        failpoint.reach("publish.written")
         items = _each(items, _name_manifest, errors)
-        files.durable((".", item.fd) for item in items)
+        failpoint.reach("publish.named")
+        with files.Syncs() as syncs:  # both at once, for neither is in view yet: a journal takes them in one commit
+            for item in items:
+                if item.manifest_fd >= 0:
+                    syncs.add_open(item.manifest_fd, _MANIFEST)
+                syncs.add_open(item.fd)
+        failpoint.reach("publish.durable")
         items = _each(items, _move, errors)
+        failpoint.reach("publish.moved")
         # A folder must not vanish from work/ before its new place is safe.
-        files.durable((".", target_fd) for target_fd in {item.target_fd for item in items})
-        files.durable((".", work_fd) for work_fd in {item.work_fd for item in items})
+        files.durable_folders(list({item.target_fd for item in items}))
+        failpoint.reach("publish.target_durable")
+        files.durable_folders(list({item.work_fd for item in items}))
+        failpoint.reach("publish.work_durable")
         return [item.publication.id for item in items]
-
-    def _open(self, item: _Item) -> None:
-        item.work_fd = self._folder("work")
-        item.target_fd = self._folder(item.publication.target)
 
     def _write(self, item: _Item) -> None:
         job_id = item.publication.id
-        if files.lstat(job_id, item.work_fd) is None:
-            item.waiting = files.lstat(job_id, item.target_fd) is None
-            if item.waiting:
+        item.work_fd = self._folder("work")
+        item.target_fd = self._folder(item.publication.target)
+        try:
+            item.fd = self._opened(files.open_folder_of_ours(job_id, item.work_fd))
+        except FileNotFoundError:
+            if files.lstat(job_id, item.target_fd) is not None:
+                item.waiting = False
+            else:
                 os.mkdir(job_id, 0o750, dir_fd=item.work_fd)  # somebody removed it; its manifest appears all the same
-        item.fd = self._opened(files.open_folder_of_ours(job_id, item.work_fd if item.waiting else item.target_fd))
-        there = os.listdir(item.fd)
-        for litter in {PLAN, _TEMPORARY, _STAGING}.intersection(there):
+            item.fd = self._opened(files.open_folder_of_ours(job_id, item.work_fd if item.waiting else item.target_fd))
+        # What a crash leaves, a folder that was staged since has not.
+        for litter in (PLAN,) if item.staged else (PLAN, _STAGING, ANEW):
             files.discard(litter, item.fd)
-        if _MANIFEST in there:
-            if not item.waiting or _holds(item.fd, item.publication.manifest):
-                return
-            files.discard(_MANIFEST, item.fd)  # a solver's work, not ours
-        files.write_file(_TEMPORARY, item.fd, item.publication.manifest)
-        item.written = True
+        if item.waiting or files.lstat(_MANIFEST, item.fd) is None:
+            item.manifest_fd = self._opened(_new_manifest(item.fd))
+            files.write_all(item.manifest_fd, item.publication.manifest)
 
     def _folder(self, name: str) -> int:
         """A folder of the home, made anew if somebody cleared it away."""
-        if name not in self._folders:
-            path = self._home.root / name
+        fd = self._folders.get(name)
+        if fd is None:
+            path = f"{self._root}/{name}"
             try:
-                os.mkdir(path, 0o750 if path == self._home.work else 0o777)
-            except FileExistsError:
-                pass
-            else:
-                with _folder(self._home.root) as root_fd:
-                    files.durable([(".", root_fd)])
-            self._folders[name] = self._opened(files.open_folder(str(path)))
-        return self._folders[name]
+                fd = files.open_folder(path)
+            except FileNotFoundError:
+                os.mkdir(path, 0o750 if name == "work" else 0o777)
+                with files.in_folder(self._root) as root_fd:
+                    files.durable_folders([root_fd])
+                fd = files.open_folder(path)
+            self._folders[name] = self._opened(fd)
+        return fd
 
     def _opened(self, fd: int) -> int:
-        self._fds.callback(os.close, fd)
+        self._fds.append(fd)
         return fd
 
 
@@ -347,27 +273,27 @@ def _each(items: list[_Item], step: Callable[[_Item], None], errors: dict[str, O
     return good
 
 
+def _new_manifest(folder_fd: int) -> int:
+    try:
+        return files.new_file(_TEMPORARY, folder_fd)
+    except FileExistsError:
+        files.discard(_TEMPORARY, folder_fd)
+        return files.new_file(_TEMPORARY, folder_fd)
+
+
 def _name_manifest(item: _Item) -> None:
-    if item.written:
-        os.rename(_TEMPORARY, _MANIFEST, src_dir_fd=item.fd, dst_dir_fd=item.fd)
+    if item.manifest_fd >= 0:
+        if not item.waiting:  # its folder is in view already
+            with files.Syncs() as syncs:
+                syncs.add_open(item.manifest_fd, _TEMPORARY)
+        try:
+            os.rename(_TEMPORARY, _MANIFEST, src_dir_fd=item.fd, dst_dir_fd=item.fd)
+        except IsADirectoryError:  # a solver's work, not ours
+            files.discard(_MANIFEST, item.fd)
+            os.rename(_TEMPORARY, _MANIFEST, src_dir_fd=item.fd, dst_dir_fd=item.fd)
 
 
 def _move(item: _Item) -> None:
     if item.waiting:
         job_id = item.publication.id
         files.move_folder(job_id, item.work_fd, job_id, item.target_fd)
-
-
-def _holds(folder_fd: int, manifest: bytes) -> bool:
-    found = files.lstat(_MANIFEST, folder_fd)
-    regular = found is not None and stat.S_ISREG(found.st_mode) and found.st_size == len(manifest)
-    return regular and files.read_file(_MANIFEST, folder_fd) == manifest
-
-
-@contextlib.contextmanager
-def _folder(name: str | Path, folder_fd: int | None = None) -> Iterator[int]:
-    fd = files.open_folder(str(name), folder_fd)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
