@@ -12,18 +12,16 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from email.message import Message
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote
 
 import anyio
-from starlette.types import Message as AsgiMessage
-from starlette.types import Scope
+from starlette.types import Message, Scope
 
 from solvisor import config as configurations
-from solvisor import machine
+from solvisor import machine, overrides
 from solvisor.clock import now_us
 from solvisor.config import Config
 from solvisor.errors import ConfigError
@@ -39,7 +37,8 @@ from solvisor.spool.reading import JobFolder
 from solvisor.world import World
 
 from .api.app import make_reader
-from .client import Answer, Asked, Client
+from .client import Asked, Client
+from .wire import Answer
 
 _IN_MEMORY = 16 << 20
 """Bytes of an answer that are held in memory; more goes to a temporary file."""
@@ -48,13 +47,15 @@ _IN_MEMORY = 16 << 20
 class OfflineClient(Client):
     """Asks the home instead of its daemon; the configuration is needed for what is in force."""
 
+    of_daemon = False
+
     def __init__(self, home: Path, config: Path) -> None:
         super().__init__(home)
         self._config = config
 
     @contextlib.contextmanager
     def _answered(self, asked: Asked) -> Iterator[Answer]:
-        if asked.method != "GET" or asked.target == "/v1/status":
+        if asked.method != "GET" or asked.target.startswith(("/v1/status", "/v1/events")):
             raise self._not_running()
         with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as content:
             status, found = anyio.run(_ask, self._home, self._config, asked.target, content)
@@ -65,9 +66,7 @@ class OfflineClient(Client):
 class _Answer:
     """The shape of an answer from a socket."""
 
-    length: int | None = None  # nothing is missing
-
-    def __init__(self, status: int, headers: Message, content: IO[bytes]) -> None:
+    def __init__(self, status: int, headers: Mapping[str, str], content: IO[bytes]) -> None:
         self.status = status
         self.headers = headers
         self._content = content
@@ -76,19 +75,32 @@ class _Answer:
         """As of a file."""
         return self._content.read() if amount is None else self._content.read(amount)
 
+    def read1(self, amount: int, /) -> bytes:
+        """As ``read``."""
+        return self._content.read(amount)
+
+    def may_rest(self, seconds: float | None) -> None:
+        """It is all there."""
+
+    def comes(self, _: float) -> bool:
+        """It is all there."""
+        return True
+
 
 class _Still:
     """What questions need to know of an engine, where there is none: everything waits."""
 
     def __init__(self, config: Config, limits: Limits, history: History) -> None:
         self.config = config
-        self.limits = limits
+        self.configured = limits
         self.bell = Bell()
         self.over = True
         self.world = World()
         jobs = history.live_jobs()
         batches = {name: history.batch(name) for job in jobs if (name := job.spec.batch) is not None}
         self.world.pauses = {pause.solver: pause for pause in history.pauses()}
+        self.world.overrides = {override.name: override for override in history.overrides()}
+        self.limits = overrides.in_force(limits, self.world.overrides.values())
         open_ids = {job.id for job in jobs if job.state not in TERMINAL}
         for job in jobs:
             demand = config.demand(job.spec) or Demand(job.spec.solver, 1, 0)
@@ -96,17 +108,19 @@ class _Still:
             batch = batches.get(job.spec.batch or "")
             restore(self.world, job, demand, unmet, time.monotonic(), batch=batch)
         for job in jobs:
-            if job.state is State.RUNNING:  # its daemon died; the next one runs it again
+            if job.state is State.RUNNING and job.attempt is not None:  # its daemon died; the next one runs it again
                 machine.apply(self.world, Lost(job.id, job.current.token, None, now_us()))
 
 
-async def _ask(home_path: Path, config_path: Path, target: str, content: IO[bytes]) -> tuple[int, Message]:
+async def _ask(home_path: Path, config_path: Path, target: str, content: IO[bytes]) -> tuple[int, dict[str, str]]:
     """One GET, answered into ``content``; returns the status and the headers."""
     home = Home.at(home_path)
     try:
         config = configurations.load(config_path)
         limits = config.limits(host.usable_cpus(), host.total_memory_bytes())
-    except ConfigError:  # what was can be read all the same
+    except ConfigError:  # what was can be read all the same, but limits are nothing else than what it says
+        if target == "/v1/limits":
+            raise
         config = Config(path=config_path)
         limits = config.limits(1, 0)
     with contextlib.closing(History.open(home.db)) as history:
@@ -115,7 +129,7 @@ async def _ask(home_path: Path, config_path: Path, target: str, content: IO[byte
         return await _call(make_reader(questions, JobFolder(home)), target, content)
 
 
-async def _call(app: Any, target: str, content: IO[bytes]) -> tuple[int, Message]:
+async def _call(app: Any, target: str, content: IO[bytes]) -> tuple[int, dict[str, str]]:
     """Call an ASGI application as a server would."""
     path, _, query = target.partition("?")
     scope: Scope = {
@@ -132,23 +146,24 @@ async def _call(app: Any, target: str, content: IO[bytes]) -> tuple[int, Message
         "client": _peer(),
         "server": ("solvisor", None),
     }
-    status, headers = 500, Message()
+    status = 500
+    headers: dict[str, str] = {}
 
     came = False
 
-    async def receive() -> AsgiMessage:
+    async def receive() -> Message:
         nonlocal came
         if came:
             await anyio.sleep_forever()  # nobody goes away
         came = True
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    async def send(message: AsgiMessage) -> None:
+    async def send(message: Message) -> None:
         nonlocal status
         if message["type"] == "http.response.start":
             status = message["status"]
             for name, value in message["headers"]:
-                headers[name.decode("latin-1")] = value.decode("latin-1")
+                headers[name.decode("latin-1").lower()] = value.decode("latin-1")
         else:
             content.write(message.get("body", b""))
 

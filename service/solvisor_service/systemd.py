@@ -151,10 +151,10 @@ class Manager:
             )
 
 
-def install(unit: Unit, manager: Manager, *, own_inbox: bool, start: bool) -> Done:
+def install(unit: Unit, manager: Manager, *, own_inbox: bool, group: str | None, start: bool) -> Done:
     """Write, load and enable the unit, and start it if asked to; as root also make the account and the folders.
 
-    ``own_inbox`` says that the inbox lies in the home. Raises ``ServiceError``.
+    ``own_inbox`` says that the inbox lies in the home, ``group`` is the one in ``[api]``. Raises ``ServiceError``.
     """
     manager.need_root("install")
     text = unit.text()
@@ -191,7 +191,7 @@ def install(unit: Unit, manager: Manager, *, own_inbox: bool, start: bool) -> Do
         home=str(unit.home),
         did=tuple(did or ["everything was there already"]),
         warnings=tuple(warnings),
-        next=tuple(_next_steps(unit, manager, account, runs=runs, started=start, changed=text != before)),
+        next=tuple(_next_steps(unit, manager, account, group, runs=runs, started=start, changed=text != before)),
     )
 
 
@@ -288,7 +288,7 @@ def journal(scope: Scope, name: str) -> str:
 
 
 def _next_steps(
-    unit: Unit, manager: Manager, account: Account, *, runs: bool, started: bool, changed: bool
+    unit: Unit, manager: Manager, account: Account, group: str | None, *, runs: bool, started: bool, changed: bool
 ) -> list[str]:
     steps = []
     if runs and changed:
@@ -301,6 +301,10 @@ def _next_steps(
             f"usermod -aG {account.group} USER   lets USER drop files into the inbox, read results and ask the "
             "daemon, from the next login on"
         )
+        if group != account.group:
+            asks = f"members of {group}" if group else "nobody but root"
+            line = f'[api] group = "{account.group}" in {unit.config}'
+            steps.append(f"{line}   lets them ask the daemon; as it stands, {asks} may")
     elif not (_LINGER / account.name).exists():
         steps.append(f"loginctl enable-linger {account.name}   lets it run while you are not logged in")
     return steps

@@ -1,18 +1,16 @@
 """The socket and the server on it: who may connect, and who is asking.
 
 Rules: the socket appears under its name only when it is ready, with its mode, in a folder that is ours; what lies there
-and is no socket is never removed. Every request carries the uid of its peer, told by the kernel. This module must not
-know routes.
+and is no socket is never removed. It is open to its owner alone, and to the members of one group where one is given.
+Every request carries the uid and the groups of its peer, told by the kernel. This module must not know routes.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import socket
 import stat
-import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,22 +18,18 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-import msgspec
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from solvisor.errors import SolvisorError
-from solvisor.views import Problem
+from solvisor.names import SOCKET_PATH_MAX
 
-PATH_MAX = 107
-"""Bytes in the path of a Unix socket."""
+from .access import who_of
+from .connection import HEAD_MAX, PeerProtocol, unambiguous
+from .gate import dressed
 
 BACKLOG = 128
-CONNECTIONS_MAX = 128
-"""Connections at once; more are answered with 503. Each may hold five descriptors, and there may be but 1,024."""
-
 KEEP_ALIVE_SECONDS = 5
 """How long a connection may be idle."""
 
@@ -56,13 +50,17 @@ class SocketError(SolvisorError):
 
 
 @contextlib.contextmanager
-def listening(path: Path) -> Iterator[socket.socket]:
-    """A listening socket at ``path``, open to its owner and group; its name goes with it. Raises ``SocketError``.
+def listening(path: Path, gid: int | None = None) -> Iterator[socket.socket]:
+    """A listening socket at ``path``, open to its owner and the group ``gid``; its name goes with it.
+
+    Raises ``SocketError``.
 
     One whose path is too long for a socket is made through its folder; programs that cannot do so use a relative path.
     """
     if sys.platform == "win32":
         raise SocketError("the status socket is not there on Windows yet")
+    from .modes import open_socket
+
     folder_fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     temporary = f".{path.name}.new"
     with contextlib.ExitStack() as cleanup:
@@ -73,23 +71,25 @@ def listening(path: Path) -> Iterator[socket.socket]:
         cleanup.callback(sock.close)
         try:
             sock.bind(_address(path.parent / temporary, folder_fd))
-            os.chmod(temporary, 0o660, dir_fd=folder_fd)
+            with contextlib.suppress(PermissionError):  # told by ``modes.admit``
+                open_socket(temporary, folder_fd, gid)
             sock.listen(BACKLOG)
             os.rename(temporary, path.name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
         except OSError as error:
             raise SocketError(f"the status socket {path} cannot be made: {error.strerror or error}") from error
-        cleanup.callback(_remove_socket, path.name, folder_fd, path.parent)
-        if len(os.fsencode(path)) > PATH_MAX:
+        cleanup.callback(_let_go, path.name, folder_fd, path.parent)
+        if len(os.fsencode(path)) > SOCKET_PATH_MAX:
             log.warning(
                 "socket.long_path",
                 path=str(path),
-                text=f"longer than {PATH_MAX} bytes: solvisor reaches it all the same, other programs from its folder",
+                text=f"longer than {SOCKET_PATH_MAX} bytes: solvisor reaches it all the same, "
+                "other programs from its folder",
             )
         yield sock
 
 
 def _address(path: Path, folder_fd: int) -> str:
-    return str(path) if len(os.fsencode(path)) <= PATH_MAX else f"/proc/self/fd/{folder_fd}/{path.name}"
+    return str(path) if len(os.fsencode(path)) <= SOCKET_PATH_MAX else f"/proc/self/fd/{folder_fd}/{path.name}"
 
 
 def _remove_socket(name: str, folder_fd: int, folder: Path) -> None:
@@ -103,58 +103,49 @@ def _remove_socket(name: str, folder_fd: int, folder: Path) -> None:
     os.unlink(name, dir_fd=folder_fd)
 
 
+def _let_go(name: str, folder_fd: int, folder: Path) -> None:
+    """Remove our own; where that cannot be, the next life will, and what ended this one is told."""
+    with contextlib.suppress(OSError, SocketError):
+        _remove_socket(name, folder_fd, folder)
+
+
 async def user_of(scope: Any) -> str | None:
-    """The name of the user who asks (the uid where it has none); ``None`` where the kernel does not tell."""
-    client = scope.get("client")
-    if client is None:
+    """The name of the user who asks (the uid where it has none); ``None`` where nobody tells."""
+    who = who_of(scope)
+    if who is not None and who.user is not None:
+        return who.user
+    uid = who.uid if who is not None else uid_of(scope)
+    if uid is None:
         return None
-    uid = int(client[1])
-    name = _names.get(uid) or await anyio.to_thread.run_sync(_name_of, uid)  # it may have to ask a server
+    name = _names.get(uid) or await anyio.to_thread.run_sync(name_of, uid)  # it may have to ask a server
     if name is None:
         return str(uid)
     _names[uid] = name
     return name
 
 
+def uid_of(scope: Any) -> int | None:
+    """The uid of the peer, where it is known: over TCP it is not."""
+    client = scope.get("client")
+    return int(client[1]) if client is not None and client[0] == "uid" else None
+
+
 _names: dict[int, str] = {}
 
 
-def _name_of(uid: int) -> str | None:
+def name_of(uid: int) -> str | None:
+    """The name of a user, if there is one. Blocks."""
     if sys.platform != "win32":
         with contextlib.suppress(KeyError):
             return pwd.getpwuid(uid).pw_name
     return None
 
 
-def _crowded() -> bytes:
-    """The whole answer to one connection too many."""
-    text = f"{CONNECTIONS_MAX} connections are open already; try again in a moment"
-    body = msgspec.json.encode(Problem(title="unavailable", status=503, detail=text, code="unavailable"))
-    head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nConnection: close\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
-
-
-class _PeerProtocol(H11Protocol):
-    """HTTP whose ``client`` is the uid of the peer instead of an address that Unix sockets do not have.
-
-    A connection that asks nothing is closed like one that has nothing more to ask.
-    """
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in its base
-        super().connection_made(transport)
-        peer = transport.get_extra_info("socket")
-        if sys.platform == "linux" and peer is not None:
-            credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-            self.client = ("uid", struct.unpack("3i", credentials)[1])
-        if len(self.connections) > CONNECTIONS_MAX:
-            transport.write(_crowded())
-            transport.close()
-        else:
-            self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE_SECONDS, self.timeout_keep_alive_handler)
-
-
 class _Server(uvicorn.Server):
-    """A server that leaves the signals to the daemon, and ends with it: answers under way are still given."""
+    """A server that leaves the signals to the daemon, and ends with it: answers under way are still given.
+
+    It does not wake ten times a second to look at the time, as its base does: whoever answers looks then.
+    """
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -164,26 +155,29 @@ class _Server(uvicorn.Server):
     async def main_loop(self) -> None:
         """Serve until cancelled."""
         try:
-            await super().main_loop()
+            await anyio.sleep_forever()
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self.shutdown()
             raise
 
 
-async def serve(app: ASGIApp, sock: socket.socket) -> None:
-    """Answer on ``sock`` until cancelled."""
+async def serve(app: ASGIApp, sock: socket.socket, protocol: type[PeerProtocol] = PeerProtocol) -> None:
+    """Answer on ``sock`` until cancelled. Whoever connects here is counted apart from those elsewhere."""
     config = uvicorn.Config(
-        app,
-        http=_PeerProtocol,
+        dressed(unambiguous(app)),
+        http=protocol,
         ws="none",
         lifespan="off",
         log_config=None,
+        log_level="error",  # what is no good HTTP is told to who sent it
         access_log=False,
         server_header=False,
+        date_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        h11_max_incomplete_event_size=HEAD_MAX,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     await _Server(config).serve(sockets=[sock])

@@ -96,13 +96,13 @@ def _print_rows(rows: Sequence[Row], out: Console) -> None:
             str(row.index),
             _shortened(clean(row.input)),
             Text(row.state, style=_STYLES.get(row.state, "")),
-            "" if row.run_seconds is None else f"{row.run_seconds:.1f}",
+            "" if row.run_seconds is None else duration(row.run_seconds),
             row.message or "",
         )
         for row in rows
     ]
     if cells:
-        table(out, cells, titles=("", "input", "state", "s", "message"), right=(0, 3))
+        table(out, cells, titles=("", "input", "state", "took", "message"), right=(0, 3))
 
 
 def _shortened(name: str) -> str:

@@ -2,7 +2,7 @@
 
 Each verb is one module in ``verbs`` with a function ``add(verbs)`` that declares its arguments and names the function
 to run. Rules: data goes to stdout, everything else to stderr; errors are one paragraph that says what to do; heavy
-modules are imported by the function that needs them, for ``--help`` and the client verbs must be quick.
+modules are imported by the function that needs them, and of the verbs only the one that is meant, for it must be quick.
 """
 
 from __future__ import annotations
@@ -14,35 +14,44 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Final, NoReturn
 
 from solvisor import __version__
 from solvisor.errors import SolvisorError
 from solvisor_service.cli.shared import complain
 
-VERBS = (
-    "init",
-    "serve",
-    "run",
-    "submit",
-    "status",
-    "list_",
-    "show",
-    "logs",
-    "get",
-    "wait",
-    "cancel",
-    "pause",
-    "servers",
-    "explain",
-    "trial",
-    "doctor",
-    "config",
-    "service",
-    "completion",
-)
-"""Modules in ``verbs``, in the order of ``--help``."""
+VERBS: Final[Mapping[str, str]] = {
+    "init": "init",
+    "serve": "serve",
+    "run": "run",
+    "submit": "submit",
+    "status": "status",
+    "top": "top",
+    "list": "list_",
+    "show": "show",
+    "logs": "logs",
+    "get": "get",
+    "wait": "wait",
+    "cancel": "cancel",
+    "retry": "cancel",
+    "priority": "priority",
+    "pause": "pause",
+    "resume": "pause",
+    "limit": "limit",
+    "servers": "servers",
+    "explain": "explain",
+    "report": "report",
+    "page": "page",
+    "try": "trial",
+    "doctor": "doctor",
+    "backup": "backup",
+    "rebuild": "rebuild",
+    "config": "config",
+    "service": "service",
+    "completion": "completion",
+}
+"""The module in ``verbs`` that declares each verb, in the order of ``--help``."""
 
 EXIT_INTERRUPTED = 130
 
@@ -58,9 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a locale that lacks a character is no reason to fail
+    words = sys.argv[1:] if argv is None else argv
     arguments = argparse.Namespace()
     try:
-        parser().parse_args(argv, arguments)
+        parser(*words[:1]).parse_args(words, arguments)
         status: int = arguments.run(arguments)
         sys.stdout.flush()
     except SolvisorError as error:
@@ -86,14 +96,14 @@ def _failed(error: SolvisorError | str, status: int, arguments: argparse.Namespa
     return status
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of all verbs."""
+def parser(verb: str = "") -> argparse.ArgumentParser:
+    """The parser of ``verb`` alone, for the others would take longer than its work; of all where it is none."""
     whole = _Parser(
         prog="solvisor", description="A supervisor for simulation solvers: drop an input, find a finished result."
     )
     whole.add_argument("--version", action="version", version=f"solvisor {__version__}")
     verbs = whole.add_subparsers(metavar="VERB", required=True)
-    for name in VERBS:
+    for name in dict.fromkeys([VERBS[verb]] if verb in VERBS else VERBS.values()):
         importlib.import_module(f".verbs.{name}", __package__).add(verbs)
     return whole
 
@@ -134,7 +144,7 @@ class _Parser(argparse.ArgumentParser):
         for word in left:
             if word == "--":
                 names += left
-            elif word.startswith("-") and word != "-":
+            elif word.startswith("-") and word != "-" and not word[1:].isdecimal():  # no option is a number
                 options.append(word)
                 if self._takes_next(word):
                     options += [value for value in [next(left, None)] if value is not None]

@@ -5,6 +5,7 @@ Rules: the words are those of the daemon's answers; nothing is asked here. Texts
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -29,6 +30,11 @@ STYLES: Final[Mapping[str, str]] = {
 }
 
 LABEL_WIDTH: Final = 7
+_UNIQUE_LENGTH: Final = 16
+"""What follows the words of an id: a hyphen, when it was made, what is random."""
+_SLUG_LONG: Final = 31
+"""Words of an id that are so long may have been cut."""
+_WORD: Final = re.compile(r"[^\W_]+")
 _RANDOM_LENGTH: Final = 6
 """What an id ends in; it tells jobs of one name and one millisecond apart."""
 
@@ -37,6 +43,17 @@ def short_ids(ids: Collection[str]) -> dict[str, str]:
     """Each id without its last, random characters, where that still tells it from the others."""
     cut = [job_id[:-_RANDOM_LENGTH] for job_id in set(ids)]
     return {job_id: job_id if cut.count(job_id[:-_RANDOM_LENGTH]) > 1 else job_id[:-_RANDOM_LENGTH] for job_id in ids}
+
+
+def own_name(job: JobRow) -> str:
+    """What people call a job, where its id does not tell that: ``first try`` of ``beam-1jl9v2k4a``; else nothing."""
+    told = job.id[:-_UNIQUE_LENGTH]
+    stem = job.name.rsplit("/", 1)[-1].lstrip(".").rsplit(".", 1)[0]
+    for text in (job.name, stem):
+        words = "-".join(_WORD.findall(text.lower()))
+        if words == told or (len(told) >= _SLUG_LONG and words.startswith(told)):
+            return ""
+    return clean(job.name)
 
 
 def is_over(job: JobRow) -> bool:
@@ -63,9 +80,21 @@ def standing(job: JobRow) -> str:
             return job.state.value
 
 
+def waits_words(job: JobRow) -> str:
+    """What a queued job waits for: ``cores``, ``license orcaflex``; nothing of another one."""
+    return " ".join(part for part in (job.reason and job.reason.value, job.waits_for) if part)
+
+
 def outcome(job: JobRow) -> str:
     """The same with the reason: ``FAILED after 0.1 s: no material``."""
     return f"{standing(job)}: {job.message}" if job.message else standing(job)
+
+
+def place_of(job: JobRow) -> str:
+    """Where its files lie, or that they do not any more."""
+    if job.removed is None:
+        return f"{job.folder}/"
+    return f"removed on {time_of(job.removed):%Y-%m-%d %H:%M}, as [retention] says"
 
 
 def time_of(stamp: str) -> datetime:

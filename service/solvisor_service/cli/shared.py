@@ -29,9 +29,10 @@ FILES: Final[Mapping[str, str]] = {"bash": "_shtab_compgen_files", "zsh": "_file
 FOLDERS: Final[Mapping[str, str]] = {"bash": "_shtab_compgen_dirs", "zsh": "_files -/"}
 """How a shell completes an argument (``action.complete``); spelled out, for importing shtab costs every verb."""
 
-_COMMAND: Final = re.compile(
+_COMMAND: Final = (
     r"(?<!\")\bsolvisor ((?:config (?:check|show)|servers(?: (?:list|scale|recycle|restart))?|service install"
-    r"|init|serve|run|submit|status|list|show|logs|get|wait|cancel|retry|pause|resume|explain|try|doctor)\b)"
+    r"|init|serve|run|submit|status|top|list|show|logs|get|wait|cancel|retry|priority|pause|resume|limit|explain|page|try"
+    r"|report|doctor|backup|rebuild)\b)"
     r"(?![\w-])(?![^;\n]* --(?:home|help)\b)"
 )
 """A command in a text, of a verb that takes ``--home`` and is told without it; it ends with a semicolon at the latest.
@@ -135,25 +136,32 @@ def client_of(arguments: argparse.Namespace) -> Client:
     """A client of the daemon of ``live_home``."""
     from solvisor_service.client import Client
 
-    return Client(live_home(arguments))
+    return Client(live_home(arguments), tell)
+
+
+def tell(text: str) -> None:
+    """Say on stderr what happens meanwhile; from any thread."""
+    from solvisor_service.cli.text import harmless
+
+    print(harmless(f"solvisor: {text}"), file=sys.stderr, flush=True)
 
 
 def reader_of(arguments: argparse.Namespace) -> Client:
     """A client for questions about jobs: where no daemon runs, the home itself is read, and that is said."""
-    from solvisor_service.client import Client, NotRunning
+    from solvisor_service.client import Busy, Client, NotRunning
 
     home = live_home(arguments)
-    client = Client(home)
+    client = Client(home, tell)
     try:
         client.must_run()
-    except NotRunning:
+    except NotRunning as error:
         if not os.access(home / "state" / "solvisor.db", os.R_OK):
             raise
         from solvisor_service.cli.text import harmless
         from solvisor_service.offline import OfflineClient
 
-        text = f"solvisor: no daemon is running on {home}; this is what its home says"
-        print(harmless(text), file=sys.stderr)
+        what = "a daemon is starting or ending" if isinstance(error, Busy) else "no daemon is running"
+        print(harmless(f"solvisor: {what} on {home}; this is what its home says"), file=sys.stderr)
         return OfflineClient(home, config_of(arguments))
     return client
 
@@ -176,12 +184,12 @@ def _answers(home: Path) -> bool:
 def homed(text: str, arguments: argparse.Namespace) -> str:
     """``text`` with the ``--home`` that was given in every command that it tells, so that it can be pasted."""
     home = getattr(arguments, "home", None)
-    if home is None:
+    if home is None or "solvisor " not in text:
         return text
     import shlex
 
     option = shlex.quote(home)
-    return _COMMAND.sub(lambda command: f"{command[0]} --home {option}", text)
+    return re.sub(_COMMAND, lambda command: f"{command[0]} --home {option}", text)
 
 
 def given(text: str) -> str:
@@ -225,6 +233,23 @@ def seconds(text: str) -> float:
     except ValueError as error:
         reason = str(error) or "it is no duration"
         raise argparse.ArgumentTypeError(f"{text!r}: {reason}; write it like 30s, 10m, 2h or 1d") from None
+
+
+def moment(text: str) -> str:
+    """A time (``2h`` ago, a date, a date and time) as the daemon wants it, UTC microseconds; for argparse."""
+    from datetime import UTC, datetime, timedelta
+
+    from solvisor.units import parse_duration
+
+    try:
+        then = datetime.now(UTC) - timedelta(seconds=parse_duration(text))
+    except (ValueError, OverflowError):
+        try:
+            then = datetime.fromisoformat(text).astimezone(UTC)
+        except (ValueError, OverflowError):
+            wanted = "2h, 7d, 2026-11-01 or 2026-11-01T08:00"
+            raise argparse.ArgumentTypeError(f"{text!r}: write it like {wanted}") from None
+    return str(int(then.timestamp() * 1e6))
 
 
 def for_each(arguments: argparse.Namespace, act: Callable[[str], None]) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TextIO, TypeAlias
 
 if TYPE_CHECKING:  # rich costs a third of what a client verb may take to start
     from rich.console import Console
@@ -29,10 +29,14 @@ _SIZES: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 def duration(seconds: float) -> str:
-    """At most two units: ``0.1 s``, ``34 s``, ``4 m 10 s``, ``22 m``, ``1 h 12 m``, ``6 d``."""
+    """At most two units: ``4 ms``, ``0.12 s``, ``34 s``, ``4 m 10 s``, ``22 m``, ``1 h 12 m``, ``6 d``."""
     seconds = max(0.0, seconds)
+    if 0 < seconds < 0.0995:
+        return f"{max(1, round(seconds * 1000))} ms"
+    if seconds < 0.995:
+        return f"{seconds:.2f}".rstrip("0").removesuffix(".") + " s"
     if seconds < 9.95:
-        return f"{seconds:.2f} s" if 0.005 <= seconds < 0.095 else f"{seconds:.1f}".removesuffix(".0") + " s"
+        return f"{seconds:.1f}".removesuffix(".0") + " s"
     whole = round(seconds)
     if whole >= 600:
         whole = round(whole / 60) * 60
@@ -79,18 +83,22 @@ def harmless(text: str) -> str:
     return "".join(char for char in text if char.isprintable() or char == "\n")
 
 
+def is_styled(stream: TextIO) -> bool:
+    """Whether colours may be shown there."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 def console(*, stderr: bool = False) -> Console:
     """Where to print: as wide as the terminal, with styles only on one, and not if ``NO_COLOR`` is set."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
     on_terminal = stream.isatty()
-    styled = on_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return Console(
         file=stream,
         force_terminal=on_terminal,
         force_jupyter=False,
-        color_system="auto" if styled else None,
+        color_system="auto" if is_styled(stream) else None,
         width=None if on_terminal else WIDTH_WITHOUT_TERMINAL,
         markup=False,
         highlight=False,

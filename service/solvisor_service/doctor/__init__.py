@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 from solvisor.solvers.command import SCRIPT_SECONDS
 from solvisor_service.doctor import machine, places, running, setup
 from solvisor_service.doctor.finding import Finding, Level, Subject, note, warning
+from solvisor_service.doctor.places import DEEP_SECONDS
 from solvisor_service.doctor.threads import in_thread
 
 __all__ = ["CHECKS", "Check", "Finding", "Level", "Subject", "examine"]
@@ -25,11 +26,12 @@ USUAL_SECONDS: Final = 10.0
 
 
 class Check(NamedTuple):
-    """One thing to look at, and how long that may take."""
+    """One thing to look at, how long that may take, and how much longer a deep look."""
 
     name: str
     look: Callable[[Subject], Iterator[Finding]]
     seconds: float = USUAL_SECONDS
+    deep_seconds: float = 0.0
 
 
 CHECKS: Final = (
@@ -37,7 +39,7 @@ CHECKS: Final = (
     Check("home", places.home),
     Check("inbox", places.inbox),
     Check("disk", places.disk),
-    Check("database", places.database, 3 * USUAL_SECONDS),
+    Check("database", places.database, 3 * USUAL_SECONDS, DEEP_SECONDS),
     Check("configuration", setup.configuration),
     Check("solvers", setup.solvers, SCRIPT_SECONDS + USUAL_SECONDS),
     Check("notify", setup.notify),
@@ -57,11 +59,12 @@ def examine(subject: Subject, checks: Sequence[Check] = CHECKS) -> list[tuple[st
     Takes as long as the slowest, at most the longest time of a check: one that takes longer is left behind and says so.
     """
     begun = time.monotonic()
+    seconds = {check: check.seconds + check.deep_seconds * subject.deep for check in checks}
     looks = [(check, in_thread(partial(_look, check, subject), f"doctor-{check.name}")) for check in checks]
     return [
         (check.name, finding)
         for check, answer in looks
-        for finding in _answer(check, answer, begun + check.seconds - time.monotonic())
+        for finding in _answer(answer, seconds[check], begun + seconds[check] - time.monotonic())
     ]
 
 
@@ -77,9 +80,9 @@ def _look(check: Check, subject: Subject) -> list[Finding]:
     return found
 
 
-def _answer(check: Check, answer: Future[list[Finding]], seconds: float) -> list[Finding]:
+def _answer(answer: Future[list[Finding]], seconds: float, left: float) -> list[Finding]:
     try:
-        return answer.result(max(0.0, seconds))
+        return answer.result(max(0.0, left))
     except TimeoutError:
         mend = "look for a mount that does not answer, or a disk that is overloaded"
-        return [warning(f"looking took longer than {check.seconds:g} s and was given up", mend)]
+        return [warning(f"looking took longer than {seconds:g} s and was given up", mend)]

@@ -18,7 +18,7 @@ from solvisor import config as configuration
 from solvisor.config import Config
 from solvisor.errors import ConfigError
 from solvisor.home import Home
-from solvisor_service.doctor.holder import Holder, Surroundings, holder_of, surroundings
+from solvisor_service.holder import Holder, Surroundings, holder_of, surroundings
 
 MOUNTS: Final = Path("/proc/self/mountinfo")
 
@@ -69,14 +69,15 @@ def from_error(error: Exception) -> Finding:
 class Subject:
     """The home and the configuration that are looked at, and what several checks want to know of them.
 
-    ``mounts`` is where the kernel lists the mounted file systems. Checks look at the same time; a value that two of
-    them compute at once is the same.
+    ``mounts`` is where the kernel lists the mounted file systems. ``deep``: what takes long is looked at too. Checks
+    look at the same time; a value that two of them compute at once is the same.
     """
 
-    def __init__(self, home: Path, config: Path, mounts: Path = MOUNTS) -> None:
+    def __init__(self, home: Path, config: Path, mounts: Path = MOUNTS, *, deep: bool = False) -> None:
         self.home = home
         self.config_path = config
         self.mounts = mounts
+        self.deep = deep
 
     @property
     def option(self) -> str:

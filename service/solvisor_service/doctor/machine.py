@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
-import os
 import re
 import sys
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 import solvisor
+from solvisor.process import cgroups
 from solvisor_service.doctor.finding import Finding, Subject, note, ok, warning
 
 FILES_ENOUGH: Final = 1024
@@ -28,7 +28,6 @@ WATCHES_ENOUGH: Final = 8192
 PORTS_ENOUGH: Final = 1000
 
 _FIRST_PORT, _LAST_PORT = 1024, 65535
-_CGROUPS: Final = Path("/sys/fs/cgroup")
 _TIMEX_BYTES: Final = 512
 """More than ``struct timex`` has on any architecture."""
 _CLOCK_UNSYNCHRONISED: Final = 5
@@ -128,10 +127,17 @@ def _kernel_clock_state() -> int | None:
 def cgroup(subject: Subject) -> Iterator[Finding]:
     """Whether the daemon, or this shell, could keep solvers in control groups of their own."""
     whose, process = _process(subject)
-    unified = re.search(r"^0::(/.*)$", (process / "cgroup").read_text(), re.MULTILINE)
-    if unified is None or not (_CGROUPS / "cgroup.controllers").exists():
-        yield note("no cgroup v2 here; solver processes are told apart by session and environment")
-        return
-    delegated = os.access(_CGROUPS / unified[1].lstrip("/") / "cgroup.procs", os.W_OK)
-    how = "this user may divide it" if delegated else "it is not delegated to this user"
-    yield ok(f"v2; {whose} is in {unified[1]}, and {how}")
+    if subject.holder is None:
+        confines = cgroups.can_be_made()
+    else:
+        confines = (
+            re.search(r"^0::.*/solvisor-[^/]+/daemon-", (process / "cgroup").read_text(), re.MULTILINE) is not None
+        )
+    who = "the daemon" if subject.holder is not None else f"a daemon started from {whose}"
+    if confines:
+        yield ok(f"{who} keeps each solver and all it starts in a cgroup of its own")
+    else:
+        yield note(
+            f"{who} cannot make cgroups; it tells processes apart by session and environment",
+            "run it as a service of systemd, whose unit says Delegate=yes: solvisor service install",
+        )

@@ -7,6 +7,7 @@ removed at once; another user's home is looked at and no more. This module must 
 from __future__ import annotations
 
 import contextlib
+import errno
 import grp
 import os
 import pwd
@@ -20,21 +21,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from solvisor import schema
+from solvisor.backup import open_still
+from solvisor.diskwatch import look
 from solvisor.errors import HomeError
 from solvisor.home import Home, filesystem_type
+from solvisor.model import TARGETS
+from solvisor.names import is_job_id
+from solvisor.spool import removal
 from solvisor_service.cli.text import size
 from solvisor_service.doctor.finding import Finding, Subject, fault, from_error, note, ok, warning
 
 if sys.platform == "win32":
     raise ImportError("solvisor_service.doctor.places reads what only Linux has and cannot be used on Windows")
 
-FREE_LITTLE: Final = 5 << 30
 FREE_NOTHING: Final = 100 << 20
 INODES_LITTLE: Final = 10_000
 FSYNC_SLOW_SECONDS: Final = 0.1
 DATABASE_SECONDS: Final = 20.0
+DEEP_SECONDS: Final = 600.0
+REBUILD: Final = "solvisor rebuild; with a backup: solvisor rebuild --backup FILE"
 
 _FSYNCS: Final = 5
+_KEPT: Final = "SELECT id FROM jobs WHERE finished_us IS NOT NULL AND removed_us IS NULL"
 _COUNT: Final = "SELECT count(*), count(*) FILTER (WHERE published = 0) FROM jobs"
 _PRIVATE: Final = {"work": 0o750, "run": 0o750, "state": 0o700}
 """The folders that are not everybody's, and what may be granted on each."""
@@ -147,17 +156,20 @@ def disk(subject: Subject) -> Iterator[Finding]:
     place = subject.home
     while not place.exists():
         place = place.parent
-    found = os.statvfs(place)
-    free = found.f_bavail * found.f_frsize
+    found = look(place, subject.config.daemon.disk_reserve if subject.config is not None else "auto")
+    free = found.free_bytes
     text = f"{size(free)} free"
-    if found.f_files:
-        text += f", {found.f_favail:,} more files"
-    mend = "remove results that are no longer needed from done/ and failed/, or give the home a larger disk"
+    if found.total_files:
+        text += f", {found.free_files:,} more files"
+    mend = "have old results removed ([retention] in solvisor.toml), or give the home a larger disk"
     if free < FREE_NOTHING:
         yield fault(f"{text}: the disk is full", mend)
-    elif free < FREE_LITTLE:
+    elif found.no_start is not None:
+        why, _, todo = found.no_start.partition(": ")
+        yield fault(f"no job starts: {why}", todo)
+    elif found.is_low:
         yield warning(f"{text}: little room for results", mend)
-    elif found.f_files and found.f_favail < INODES_LITTLE:
+    elif found.total_files and found.free_files < INODES_LITTLE:
         yield warning(f"{text}: results with many files will not fit", mend)
     else:
         yield ok(text)
@@ -166,19 +178,28 @@ def disk(subject: Subject) -> Iterator[Finding]:
 
 
 def _fsync_finding(folder: Path) -> Finding:
-    seconds = []
-    with tempfile.TemporaryFile(dir=folder, prefix=".solvisor-doctor-") as file:
-        for _ in range(_FSYNCS):
-            file.write(b"\0" * 4096)
-            file.flush()
-            begun = time.monotonic()
-            os.fsync(file.fileno())
-            seconds.append(time.monotonic() - begun)
-    usual = statistics.median(seconds)
+    try:
+        usual = statistics.median(_fsync_seconds(folder))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        text = "how long it takes to make a file durable cannot be measured while the disk is full"
+        return note(text, "make room, then look again")
     text = f"making a small file durable takes {usual * 1000:.1f} ms"
     if usual > FSYNC_SLOW_SECONDS:
         return warning(f"{text}; every job waits for several of these", "put the home on a faster disk")
     return ok(text)
+
+
+def _fsync_seconds(folder: Path) -> list[float]:
+    seconds = []
+    with tempfile.TemporaryFile(dir=folder, prefix=".solvisor-doctor-", buffering=0) as file:
+        for _ in range(_FSYNCS):
+            file.write(b"\0" * 4096)
+            begun = time.monotonic()
+            os.fsync(file.fileno())
+            seconds.append(time.monotonic() - begun)
+    return seconds
 
 
 def database(subject: Subject) -> Iterator[Finding]:
@@ -187,31 +208,60 @@ def database(subject: Subject) -> Iterator[Finding]:
     try:
         length = path.stat().st_size
     except (FileNotFoundError, NotADirectoryError):
-        yield note("there is none yet; it comes with the first start")
+        if removal.holds_results(subject.layout):
+            yield fault(f"there is no {path}, but there are results", f"run: {REBUILD}")
+        else:
+            yield note("there is none yet; it comes with the first start")
         return
     held = subject.holder is not None
-    # Nothing may be made beside it: what another user leaves there the daemon could not write to.
-    how = "mode=ro" if held or path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
+    mend = f"stop the daemon, then run: {REBUILD}" if held else f"run: {REBUILD}"
+    examined = not held or subject.deep
+    seconds = DEEP_SECONDS if subject.deep else DATABASE_SECONDS
+    problem = "ok"
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?{how}", uri=True)) as connection:
-            deadline = time.monotonic() + DATABASE_SECONDS
+        with contextlib.closing(open_still(path)[0]) as connection:
+            deadline = time.monotonic() + seconds
             connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
             jobs, unfinished = connection.execute(_COUNT).fetchone()
-            problem = "ok" if held else connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if examined:
+                look = "integrity_check" if subject.deep else "quick_check"
+                problem = connection.execute(f"PRAGMA {look}(1)").fetchone()[0]
+            kept = {row[0] for row in connection.execute(_KEPT)} if subject.deep and version == schema.VERSION else None
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
-            yield note(f"{size(length)}; not examined to the end within {DATABASE_SECONDS:g} s")
+            yield note(f"{size(length)}; not examined to the end within {seconds:g} s")
             return
         problem = str(error)
     if problem != "ok":
+        yield fault(f"{path} is damaged ({problem})", mend)
+        return
+    if version > schema.VERSION:
         yield fault(
-            f"{path} is damaged ({problem})",
-            f"stop the daemon, copy {path.name}* to a safe place, then put back a backup or rescue the rows: "
-            f"sqlite3 {path} .recover | sqlite3 rescued.db",
+            f"{path} has schema version {version}, this Solvisor knows {schema.VERSION} at most",
+            "use the Solvisor that wrote it, or go back to a backup: solvisor rebuild --backup FILE",
         )
         return
-    how_well = "opens beside the daemon" if held else "whole"
+    how_well = ("whole, every index too" if subject.deep else "whole") if examined else "opens beside the daemon"
     yield ok(f"{how_well}: {jobs:,} jobs, {unfinished:,} of them not finished, {size(length)}")
+    if kept is not None:
+        yield from _results(subject.layout, kept)
+
+
+def _results(layout: Home, kept: set[str]) -> Iterator[Finding]:
+    """Whether rows and results are of each other; ``kept`` are the ids of jobs that should have a result."""
+    there: set[str] = set()
+    for target in dict.fromkeys(TARGETS.values()):
+        with contextlib.suppress(FileNotFoundError):
+            there.update(filter(is_job_id, os.listdir(layout.root / target)))
+    unknown, gone = there - kept, kept - there
+    if unknown:
+        yield warning(
+            f"{len(unknown):,} results have no finished job in the database, such as {min(unknown)}",
+            "stop the daemon, then run: solvisor rebuild",
+        )
+    if gone:
+        yield note(f"the folders of {len(gone):,} finished jobs were removed by somebody, such as {min(gone)}")
 
 
 def user_name(uid: int) -> str:

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from solvisor.errors import HomeError
+from solvisor.names import SOCKET_PATH_MAX
+from solvisor.views import LATE_SECONDS
 from solvisor_service.cli.shared import SYSTEM_HOME
 from solvisor_service.cli.text import duration
-from solvisor_service.client import PATH_MAX, Client, NotPermitted, NotRunning
+from solvisor_service.client import Client, NotPermitted, NotRunning
 from solvisor_service.doctor.finding import Finding, Subject, note, ok, warning
 from solvisor_service.doctor.places import user_name
 from solvisor_service.doctor.threads import in_thread
@@ -51,10 +53,10 @@ def status_socket(subject: Subject) -> Iterator[Finding]:
     """Does it answer; what stale or unreachable ones mean."""
     path = subject.layout.run / "solvisor.sock"
     length = len(os.fsencode(path))
-    if length > PATH_MAX:
+    if length > SOCKET_PATH_MAX:
         yield note(
-            f"{path} has {length} bytes, more than the {PATH_MAX} that fit into the address of a socket; solvisor "
-            "goes round that, curl cannot",
+            f"{path} has {length} bytes, more than the {SOCKET_PATH_MAX} that fit into the address of a socket; "
+            "solvisor goes round that, curl cannot",
             "give the home a shorter path, if other programs are to ask the daemon",
         )
     there = path.exists()
@@ -77,7 +79,18 @@ def status_socket(subject: Subject) -> Iterator[Finding]:
         else:
             yield note("not there, as no daemon runs")
     else:
-        yield from (warning(problem, "see: solvisor status") for problem in status.problems)
+        for problem in status.problems:  # their first lines: what stands below, its own check or the status tells
+            yield warning(problem.partition("\n")[0].removesuffix(":"), "see: solvisor status")
+        if status.loop_lag_seconds > LATE_SECONDS:
+            yield warning(
+                f"the daemon was held up for {status.loop_lag_seconds:.2f} s within the last minute",
+                "leave it a core (fewer jobs at once: [daemon] max_jobs); if the machine has time, please report it",
+            )
+        if status.log_lines_lost:
+            yield warning(
+                f"{status.log_lines_lost:,} lines of the daemon's log could not be written",
+                "make room for state/log, and look where its standard error goes",
+            )
         yield ok(f"{path} answers: {status.health}, up {duration(status.up_seconds)}, version {status.version}")
 
 

@@ -19,7 +19,7 @@ from solvisor import config as configurations
 from solvisor.config import Config
 from solvisor.errors import ConfigError, SpawnError
 from solvisor.kinds import programs
-from solvisor.process import host
+from solvisor.process import cgroups, host
 from solvisor.solvers import command
 from solvisor_service.doctor.finding import Finding, Subject, fault, from_error, note, ok, warning
 from solvisor_service.doctor.threads import in_thread
@@ -59,6 +59,9 @@ def configuration(subject: Subject) -> Iterator[Finding]:
         return
     for text in config.warnings:
         yield warning(text, "narrow the patterns, if that is not meant")
+    if subject.holder is None and config.unenforced(()):  # of a daemon that runs, its socket tells
+        for text in config.unenforced(cgroups.limits_here()):
+            yield note(f"a daemon started from this shell: {text}")
     if config.solver:
         yield ok(f"{path}: {len(config.solver)} solvers" if len(config.solver) > 1 else f"{path}: 1 solver")
     else:

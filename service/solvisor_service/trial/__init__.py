@@ -27,7 +27,7 @@ from solvisor.process import host
 from solvisor.solvers.command import source_environment
 from solvisor.spool import Publication, Results, ignore_lease_breaks
 from solvisor.tables import show, suggestion
-from solvisor_service.doctor.holder import Surroundings
+from solvisor_service.holder import Surroundings
 from solvisor_service.targets import UsageError
 from solvisor_service.trial.advice import advise
 from solvisor_service.trial.away import throw_away_home

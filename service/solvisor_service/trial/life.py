@@ -6,6 +6,7 @@ are events like any other. The first signal cancels the job, so the solver has i
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import secrets
@@ -17,10 +18,10 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 import anyio
-from anyio.abc import TaskGroup
+from anyio.abc import TaskGroup, TaskStatus
 from msgspec.structs import replace
 
-from solvisor import fleet, machine, scheduler
+from solvisor import fleet, interfaces, machine, scheduler
 from solvisor import home as homes
 from solvisor.backends.local import LocalBackend
 from solvisor.clock import now_us
@@ -45,6 +46,7 @@ from solvisor.events import (
     StartServer,
     Stop,
 )
+from solvisor.hand import Hand
 from solvisor.home import Home
 from solvisor.interfaces import AttemptSpec, Backend, Handle
 from solvisor.leases import Leases
@@ -52,7 +54,7 @@ from solvisor.model import TERMINAL, Demand, ExitFacts, Intake, Job, Limits, Rep
 from solvisor.pool import Pool
 from solvisor.process import host
 from solvisor.runner import Runner
-from solvisor.solvers.warm import warm_kinds, warm_solvers
+from solvisor.solvers.warm import omc_caches, warm_kinds, warm_solvers
 from solvisor.spool import Results
 from solvisor.world import World
 from solvisor_service.trial.environment import EnvironmentDifference, differ
@@ -87,10 +89,23 @@ class _Witness:
         self._backend = backend
         self._starting = starting
 
-    async def launch(self, spec: AttemptSpec) -> Handle:
+    async def launch(self, prepare: Callable[[], AttemptSpec]) -> Handle:
         """Start the process tree. Raises ``SpawnError``."""
-        self._starting(spec)
-        return await self._backend.launch(spec)
+        return await self._backend.launch(self._witnessed(prepare))
+
+    def start(self, prepare: Callable[[], AttemptSpec], watcher: interfaces.Watcher) -> None:
+        """Start the process tree; ``watcher`` hears of it."""
+        self._backend.start(self._witnessed(prepare), watcher)
+
+    def _witnessed(self, prepare: Callable[[], AttemptSpec]) -> Callable[[], AttemptSpec]:
+        loop = asyncio.get_running_loop()
+
+        def witnessed() -> AttemptSpec:
+            spec = prepare()
+            loop.call_soon_threadsafe(self._starting, spec)
+            return spec
+
+        return witnessed
 
 
 class Life:
@@ -133,13 +148,14 @@ class Life:
     async def run(self) -> Job:
         """From acceptance to the end; what it returns is terminal."""
         results = Results(self._home)
-        self._collector = Collector(self._home, results)
+        self._collector = Collector(self._home, results, Hand("files"))
         with self._events, self._next:
             return await self._run(results)
 
     async def _run(self, results: Results) -> Job:
-        async with LocalBackend() as local, anyio.create_task_group() as self._tasks:
-            backend, home_id = _Witness(local, self._starting), homes.home_id(self._home)
+        home_id = homes.home_id(self._home)
+        async with LocalBackend(home_id) as local, anyio.create_task_group() as self._tasks:
+            backend = _Witness(local, self._starting)
             self._pool = Pool(
                 home=self._home,
                 home_id=home_id,
@@ -147,7 +163,7 @@ class Life:
                 backend=backend,
                 leases=Leases(self._config.daemon.ports),
                 solvers=warm_solvers(self._config),
-                kinds=warm_kinds(self._config, backend, self._environ, self._scripts, self._home.cache),
+                kinds=warm_kinds(self._config, backend, self._environ, self._scripts, omc_caches(self._home.cache)),
                 post=self._events.send_nowait,
             )
             self._runner = Runner(
@@ -162,7 +178,7 @@ class Life:
                 config_dir=self._config.path.parent,
                 post=self._events.send_nowait,
             )
-            self._tasks.start_soon(self._obey_signals)
+            await self._tasks.start(self._obey_signals)  # before there is anything that a signal would leave behind
             spec = self._intake.spec
             demand = self._config.demand(spec) or Demand(spec.solver, 1, 0)  # refused before a solver was found
             self._apply(Accept(self._intake.id, self._intake, demand, frozenset(), None, now_us()))
@@ -243,9 +259,10 @@ class Life:
         if self._job.state in {State.QUEUED, State.RUNNING}:  # after that only its server is asked to quit
             self.launched = spec
 
-    async def _obey_signals(self) -> None:
+    async def _obey_signals(self, *, task_status: TaskStatus[None]) -> None:
         """The first signal stops the solver with its grace, the next at once."""
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as received:
+            task_status.started()
             async for _ in received:
                 if self.interrupted:
                     self._runner.stop_all(now=True)
@@ -253,4 +270,4 @@ class Life:
                 else:
                     self.interrupted = True
                     self._watcher.stopping()
-                    self._events.send_nowait(Cancel(self._job.id, now_us()))
+                    self._events.send_nowait(Cancel(self._intake.id, now_us()))

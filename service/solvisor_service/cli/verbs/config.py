@@ -60,7 +60,7 @@ def _looked_at(config_path: Path) -> tuple[Config, list[str]]:
     loaded = config.load(config_path)
     loaded.limits(host.usable_cpus(), host.total_memory_bytes())
     command.source_environments(loaded, os.environ)
-    warnings = list(loaded.warnings)
+    warnings = [*loaded.warnings, *_unenforced(loaded)]
     here, path = loaded.path.parent, os.environ.get("PATH", os.defpath)
     for name, solver in loaded.solver.items():
         for key, argv in programs(solver).items():
@@ -75,6 +75,15 @@ def _looked_at(config_path: Path) -> tuple[Config, list[str]]:
         except SpawnError as error:
             warnings.append(str(error).replace("of solver [notify]", "of [notify]"))
     return loaded, warnings
+
+
+def _unenforced(loaded: Config) -> list[str]:
+    """Limits that a daemon started here would not enforce."""
+    if not loaded.unenforced(()):
+        return []
+    from solvisor.process import cgroups
+
+    return loaded.unenforced(cgroups.limits_here())
 
 
 def _show(arguments: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ _STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "fault": "bold re
 
 def add(verbs: Verbs) -> None:
     """Declare the verb."""
-    add_verb(
+    verb = add_verb(
         verbs,
         "doctor",
         _doctor,
@@ -26,9 +26,12 @@ def add(verbs: Verbs) -> None:
         with_json=True,
         examples=(
             "  solvisor doctor                            exit status 1 if anything keeps the service from working\n"
-            "  solvisor doctor --home /srv/solvisor --json"
+            "  solvisor doctor --home /srv/solvisor --json\n"
+            "  solvisor doctor --deep                     every row and index of the database, and every result\n"
         ),
     )
+    deep = "also examine the whole database, beside a daemon too, and look for results without a row and rows without"
+    verb.add_argument("--deep", action="store_true", help=deep)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -41,7 +44,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from solvisor_service.cli.text import console
     from solvisor_service.doctor import Level, Subject, examine
 
-    subject = Subject(home_of(arguments), config_of(arguments))
+    subject = Subject(home_of(arguments), config_of(arguments), deep=arguments.deep)
     with console(stderr=True).status("looking") if sys.stderr.isatty() else nullcontext():
         findings = examine(subject)
     if arguments.json:

@@ -37,7 +37,7 @@ def _show(answer: Explanation, arguments: argparse.Namespace) -> None:
     from rich.text import Text
 
     from solvisor_service.cli import text
-    from solvisor_service.cli.jobtext import STYLES, checks_rows, clock, is_over, labelled, whose
+    from solvisor_service.cli.jobtext import STYLES, checks_rows, clock, is_over, labelled, place_of, whose
 
     out = text.console()
     job = answer.job
@@ -52,7 +52,7 @@ def _show(answer: Explanation, arguments: argparse.Namespace) -> None:
     if job.state == "running" and job.started and job.run_seconds is not None:
         rows.append((labelled("since"), f"{clock(job.started)}, {text.duration(job.run_seconds)} so far"))
     if over:
-        rows.append((labelled("files"), f"{job.folder}/"))
+        rows.append((labelled("files"), place_of(job)))
     if answer.next:
         rows.append((labelled("next"), homed(answer.next, arguments)))
     text.table(out, rows, indent=2)

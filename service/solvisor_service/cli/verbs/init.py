@@ -58,8 +58,11 @@ def _init(arguments: argparse.Namespace) -> int:
         fresh = not os.path.lexists(target)
         if not fresh and not arguments.update:
             told = f"{target} is there already and stays as it is"
-            update = _line("init", "--update", *_chosen(arguments))
-            raise place.Exists(f"{told}; to add solvers installed since, type: {update}")
+            wish = "to add solvers installed since"
+            if arguments.examples:
+                told, wish = f"{told}, and no examples were written", f"for examples, and {wish}"
+            update = _line("init", "--update", *["--examples"] * arguments.examples, *_chosen(arguments))
+            raise place.Exists(f"{told}; {wish}, type: {update}")
         home.mkdir(0o755, parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         loaded, rows = _created(target) if fresh else _updated(target)

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from solvisor.model import State
-from solvisor_service.cli.shared import Verbs, add_verb, homed, print_json, reader_of, text_given, whole_number
+from solvisor.model import Cause, State
+from solvisor_service.cli.shared import Verbs, add_verb, homed, moment, print_json, reader_of, text_given, whole_number
 
 if TYPE_CHECKING:
     from solvisor.views import JobPage, JobRow
@@ -22,6 +22,7 @@ _EXAMPLES = """\
   solvisor list
   solvisor list --state failed --since 24h
   solvisor list --project riser-2026 --state queued --state running --all
+  solvisor list --cause timeout --search riser --until 2026-11-01
   solvisor list --since 2026-11-01 --json | jq -r '.jobs[].id'"""
 
 
@@ -31,36 +32,25 @@ def add(verbs: Verbs) -> None:
     option = verb.add_argument
     states = [state.value for state in State]
     option("--state", action="append", choices=states, metavar="STATE", help=f"one of {', '.join(states)}; repeatable")
+    causes = [cause.value for cause in Cause]
+    option(
+        "--cause", action="append", choices=causes, metavar="CAUSE", help=f"failed by {', '.join(causes)}; repeatable"
+    )
     for name in ("solver", "user", "project", "batch"):
         option(f"--{name}", metavar="NAME" if name != "batch" else "ID", type=text_given, help=f"of this {name}")
-    option("--since", metavar="WHEN", type=_since, help="submitted since: 2h ago, or 2026-11-01, or 2026-11-01T08:00")
+    option("--search", metavar="TEXT", type=text_given, help="with this in its name or id, in whatever case")
+    option("--since", metavar="WHEN", type=moment, help="submitted since: 2h ago, or 2026-11-01, or 2026-11-01T08:00")
+    option("--until", metavar="WHEN", type=moment, help="submitted before then")
     amount = verb.add_mutually_exclusive_group()
     amount.add_argument("--limit", metavar="N", type=whole_number(1), default=20, help="at most so many (default: 20)")
     amount.add_argument("--all", action="store_true", help="all of them")
 
 
-def _since(text: str) -> str:
-    """A time as the daemon wants it: UTC microseconds."""
-    from datetime import UTC, datetime, timedelta
-
-    from solvisor.units import parse_duration
-
-    try:
-        then = datetime.now(UTC) - timedelta(seconds=parse_duration(text))
-    except (ValueError, OverflowError):
-        try:
-            then = datetime.fromisoformat(text).astimezone(UTC)
-        except (ValueError, OverflowError):
-            wanted = "2h, 7d, 2026-11-01 or 2026-11-01T08:00"
-            raise argparse.ArgumentTypeError(f"{text!r}: write it like {wanted}") from None
-    return str(int(then.timestamp() * 1e6))
-
-
 def _list(arguments: argparse.Namespace) -> int:
     from solvisor.views import JobPage
 
-    names = ("state", "solver", "user", "project", "batch", "since")
-    filters = {name: getattr(arguments, name) for name in names}
+    names = ("state", "cause", "solver", "user", "project", "batch", "since", "until")
+    filters = {name: getattr(arguments, name) for name in names} | {"q": arguments.search}
     pages = _pages(reader_of(arguments), filters, None if arguments.all else arguments.limit)
     if arguments.json:
         found = list(pages)
@@ -115,6 +105,9 @@ def _show(jobs: list[JobRow]) -> None:
 
 def _about(job: JobRow) -> str:
     """What it is called, and what keeps or kept it from succeeding."""
-    if job.reason:
-        return f"{job.name} (waits: {job.reason.value})"
-    return f"{job.name}: {job.message}" if job.message else job.name
+    from solvisor_service.cli.jobtext import waits_words
+
+    if waits := waits_words(job):
+        return f"{job.name} (waits: {waits})"
+    removed = " (files removed)" if job.removed else ""
+    return f"{job.name}{removed}: {job.message}" if job.message else f"{job.name}{removed}"

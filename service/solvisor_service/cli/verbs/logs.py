@@ -9,17 +9,29 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from solvisor_service.cli.shared import Verbs, add_verb, homed, print_json, reader_of, text_given, whole_number
+from solvisor_service.cli.shared import (
+    Verbs,
+    add_verb,
+    for_each,
+    homed,
+    print_json,
+    reader_of,
+    tell,
+    text_given,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from solvisor.views import JobView
+    from solvisor_service.cli.away import Patience
     from solvisor_service.client import Client
 
 Stream: TypeAlias = Literal["stdout", "stderr"]
 
 _LONGEST_TAIL = 1 << 20
 """Bytes that ``--tail`` looks back at most."""
-_POLL_SECONDS = 0.3
+_NEAR_SECONDS = 0.3
+"""How long the end of a job is waited for once its try has ended."""
 _LONGEST_SEQUENCE = 256
 """Characters of a control sequence that may still be incomplete at the end of a piece."""
 
@@ -28,6 +40,7 @@ _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|
 _EXAMPLES = """\
   solvisor logs last
   solvisor logs -f beam-1              as it is written, until the job is finished
+  solvisor logs -f beam-1 beam-2       each line with the job it is of
   solvisor logs beam-1 --stderr --tail 20
   solvisor logs beam-1 --try 1 > first-try.log"""
 
@@ -38,11 +51,11 @@ def add(verbs: Verbs) -> None:
         verbs,
         "logs",
         _logs,
-        help="print what a job's solver wrote; as it stands when piped, without control sequences on a terminal",
+        help="print what jobs' solvers wrote; as it stands when piped, without control sequences on a terminal",
         examples=_EXAMPLES,
         with_json=True,
     )
-    verb.add_argument("job", metavar="JOB", type=text_given, help="an id, the beginning of one, or last")
+    verb.add_argument("jobs", nargs="+", metavar="JOB", type=text_given, help="an id, the beginning of one, or last")
     verb.add_argument("-f", "--follow", action="store_true", help="go on as it is written, until the job is finished")
     verb.add_argument("--stderr", action="store_true", help="stderr instead of stdout")
     verb.add_argument("--tail", metavar="N", type=whole_number(0), help="only the last N lines (of the last MiB)")
@@ -50,20 +63,50 @@ def add(verbs: Verbs) -> None:
 
 
 def _logs(arguments: argparse.Namespace) -> int:
+    from solvisor_service.cli.away import Patience
+
     client = reader_of(arguments)
-    job = client.job(arguments.job)
-    which: Stream = "stderr" if arguments.stderr else "stdout"
-    if not job.tries:
-        print(f"solvisor: {homed(_no_log(job), arguments)}", file=sys.stderr)
-    write = _writer(job.id, which, as_json=arguments.json)
-    if arguments.follow:
-        pieces = _follow(client, job, which, arguments.attempt, arguments.tail)
-    else:
-        pieces = _read(client, job.id, which, arguments.attempt, arguments.tail)
-    for piece, offset in pieces:
+    if len(arguments.jobs) > 1:
+        from solvisor_service.cli.manylogs import print_logs
+
+        jobs: dict[str, JobView] = {}
+
+        def find(name: str) -> None:
+            job = client.job(name)
+            jobs[job.id] = job
+
+        status = for_each(arguments, find)
+        return print_logs(client, [*jobs.values()], arguments) or status
+    job = client.job(arguments.jobs[0])
+    write = _writer(job.id, stream_of(arguments), as_json=arguments.json)
+    for piece, offset in pieces_of(client, job, arguments, Patience(client, tell), tell):
         write(piece, offset)
     write(b"", None)
     return 0
+
+
+def stream_of(arguments: argparse.Namespace) -> Stream:
+    """Which log is asked for."""
+    return "stderr" if arguments.stderr else "stdout"
+
+
+def pieces_of(
+    client: Client, job: JobView, arguments: argparse.Namespace, patience: Patience, told: Callable[[str], None]
+) -> Iterator[tuple[bytes, int]]:
+    """The log of a job as it is asked for, each piece with the offset of its end; ``told`` hears why there is none.
+
+    A followed one goes on where it was once a daemon is back that went, as long as ``patience`` has some.
+    """
+    from solvisor_service.cli.jobtext import place_of
+
+    which = stream_of(arguments)
+    if job.removed:
+        told(f"the files of {job.id} were {place_of(job)}")
+    elif not job.tries:
+        told(homed(_no_log(job), arguments))
+    if arguments.follow:
+        return _follow(client, job, which, arguments, patience, told)
+    return _read(client, job.id, which, arguments.attempt, arguments.tail)
 
 
 def _no_log(job: JobView) -> str:
@@ -95,28 +138,46 @@ def _last_lines(data: bytes, count: int) -> bytes:
 
 
 def _follow(
-    client: Client, job: JobView, which: Stream, attempt: int | None, tail: int | None
+    client: Client,
+    job: JobView,
+    which: Stream,
+    arguments: argparse.Namespace,
+    patience: Patience,
+    told: Callable[[str], None],
 ) -> Iterator[tuple[bytes, int]]:
-    """The same until the job is finished; without ``attempt`` from one try on to the next."""
+    """The same until the job is finished; without ``--try`` from one try on to the next, of which ``told`` hears."""
     from solvisor_service.cli.jobtext import is_over
+    from solvisor_service.client import NotRunning
 
-    current, offset = attempt or job.tries, 0
+    if is_over(job) and not job.tries:
+        return
+    job_id, attempt, tail = job.id, arguments.attempt, arguments.tail
+    current, offset = attempt or max(1, job.tries), 0
+    if tail is not None and current <= job.tries:
+        piece, offset = client.log(job_id, which, tail=_LONGEST_TAIL, attempt=current)
+        yield _last_lines(piece, tail), offset
     while True:
-        # What is known of the job is older than what is read, so nothing is missed at its end.
-        if current:
-            for piece, end in _read(client, job.id, which, current, tail, offset):
-                offset = end
-                yield piece, end
-            tail = None
-        if attempt is None and job.tries > current:
-            current, offset = current + 1, 0
-            if current > 1:
-                print(f"solvisor: try {current} of {job.tries_max}", file=sys.stderr)
+        try:
+            with client.follow(job_id, which, attempt=current, offset=offset) as log:
+                offset = log.offset
+                for piece in log.pieces:
+                    offset += len(piece)
+                    yield piece, offset
+        except NotRunning as error:
+            patience.bear(error)
+            patience.ask(lambda: client.job(job_id))
             continue
-        if is_over(job) or job.tries > current:
-            return
-        client.must_run()  # nobody else goes on with it
-        job = client.job(job.id, wait=_POLL_SECONDS)
+        job = patience.ask(lambda: client.job(job_id, wait=_NEAR_SECONDS))
+        if job.tries <= current:
+            if is_over(job):
+                return
+            patience.ask(client.must_run)  # nobody else goes on with it
+        rests = job.state == "queued" and job.tries == current
+        if job.tries > current or rests:
+            if attempt is not None:
+                return
+            current, offset = current + 1, 0
+            told(f"{'waits for ' * rests}try {current} of {job.tries_max}")
 
 
 def _writer(job_id: str, which: Stream, *, as_json: bool) -> Callable[[bytes, int | None], None]:
@@ -131,6 +192,7 @@ def _writer(job_id: str, which: Stream, *, as_json: bool) -> Callable[[bytes, in
 
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
     screen = Screen()
+    ended_in = "\n"
 
     def write_text(piece: bytes, offset: int | None) -> None:
         text = decode(piece, offset is None)
@@ -138,7 +200,12 @@ def _writer(job_id: str, which: Stream, *, as_json: bool) -> Callable[[bytes, in
             if text:
                 print_json({"id": job_id, "stream": which, "offset": offset, "text": text}, line=True)
         else:
-            sys.stdout.write(screen.shown(text, last=offset is None))
+            nonlocal ended_in
+            shown = screen.shown(text, last=offset is None)
+            ended_in = shown[-1:] or ended_in
+            if offset is None and ended_in != "\n":
+                shown += "\n"  # what is typed next begins a line
+            sys.stdout.write(shown)
             sys.stdout.flush()
 
     return write_text

@@ -36,6 +36,8 @@ def add(verbs: Verbs) -> None:
 
 
 def _pause(arguments: argparse.Namespace) -> int:
+    from solvisor_service.cli.text import clean
+
     status = client_of(arguments).pause(arguments.solver, arguments.note)
     if arguments.json:
         print_json(status)
@@ -43,7 +45,7 @@ def _pause(arguments: argparse.Namespace) -> int:
     what, command = "nothing", "solvisor resume"
     if arguments.solver:
         what, command = f"nothing of {arguments.solver}", f"solvisor resume {arguments.solver}"
-    print(f"paused: {what} is started until: {homed(command, arguments)}")
+    print(clean(f"paused: {what} is started until: {homed(command, arguments)}"))
     return 0
 
 
@@ -62,7 +64,7 @@ def _resume(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(status)
         return 0
-    print(f"resumed: {arguments.solver or 'everything'}")
+    print(clean(f"resumed: {arguments.solver or 'everything'}"))
     for pause in status.paused:
         print(clean(f"still paused: {pause.solver or 'everything'}{f': {pause.note}' if pause.note else ''}"))
     return 0

@@ -98,8 +98,10 @@ def _list(arguments: argparse.Namespace) -> int:
         return 0
     _show(found.pools, arguments)
     if not found.pools:
+        from solvisor_service.cli.text import clean
+
         none = "no solver has warm servers; those of the kinds server, omc and python do"
-        print(found.note or none, file=sys.stderr)
+        print(clean(found.note or none), file=sys.stderr)
     return 0
 
 
@@ -199,6 +201,7 @@ def _about(pool: PoolView, most: int | None) -> Iterator[tuple[str, str]]:
     if pool.scale is not None:
         yield "", f"scaled to {pool.scale} until the daemon ends, or until: solvisor servers scale {pool.solver} auto"
     elif not pool.servers and pool.state == "ok":
-        yield "", f"none now; up to {pool.max} are started when jobs need them"
+        few = f"up to {pool.most} are started when jobs need them"
+        yield "", f"none now; {few if pool.most else 'no license is left for one (solvisor limit)'}"
     if pool.waiting:
         yield "", "1 job waits for a server" if pool.waiting == 1 else f"{pool.waiting} jobs wait for a server"

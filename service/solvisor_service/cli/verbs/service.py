@@ -89,7 +89,8 @@ def _install(arguments: argparse.Namespace) -> int:
     )
     wanted.text()  # what no unit can hold is refused before anything is looked at by that name
     loaded = config.load(wanted.config)
-    done = systemd.install(wanted, manager, own_inbox=loaded.inbox.path is None, start=arguments.now)
+    own_inbox, group = loaded.inbox.path is None, loaded.api.group
+    done = systemd.install(wanted, manager, own_inbox=own_inbox, group=group, start=arguments.now)
     _tell(done, arguments)
     return 0
 

@@ -70,7 +70,7 @@ def _print(job: JobView, manifest: Manifest | None) -> None:
     from rich.text import Text
 
     from solvisor_service.cli import text
-    from solvisor_service.cli.jobtext import STYLES, checks_rows, labelled, standing, whose
+    from solvisor_service.cli.jobtext import STYLES, checks_rows, is_over, labelled, place_of, standing, whose
 
     out = text.console()
     state = (text.clean(standing(job)), STYLES.get(job.state, ""))
@@ -91,18 +91,21 @@ def _print(job: JobView, manifest: Manifest | None) -> None:
     files = list(_files(manifest)) if manifest else []
     rows = [(labelled("" if n else "files", _LABEL_WIDTH), path, size) for n, (path, size) in enumerate(files)]
     text.table(out, rows, indent=2, right={2}, wrap=1)
-    text.table(out, [(labelled("folder", _LABEL_WIDTH), f"{job.folder}/")], indent=2)
+    place = place_of(job)
+    if is_over(job) and manifest is None and job.removed is None:
+        place += "  is gone: somebody removed it"
+    text.table(out, [(labelled("folder", _LABEL_WIDTH), place)], indent=2)
 
 
 def _facts(job: JobView) -> Iterator[tuple[str, str]]:
-    from solvisor_service.cli.jobtext import time_of
+    from solvisor_service.cli.jobtext import time_of, waits_words
     from solvisor_service.cli.text import duration, size
 
     yield "name", job.name
     yield "project", job.project or ""
     yield "batch", job.batch or ""
     yield "again", f"run again from {job.retry_of}" if job.retry_of else ""
-    yield "waits for", job.reason.value if job.reason else ""
+    yield "waits for", waits_words(job)
     yield "cause", ", ".join(part for part in (job.cause and job.cause.value, job.code) if part)
     yield "input", job.primary
     yield "source", job.source

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from solvisor.views import InboxWait, JobRow, PoolRow, Status
     from solvisor_service.cli.text import Cell
 
-_HEALTH = {"healthy": "bold green", "degraded": "bold red", "stopping": "bold yellow"}
+HEALTH = {"healthy": "bold green", "degraded": "bold red", "stopping": "bold yellow"}
 _SEPARATOR = "   "
-_WORDS = {"jobs": "room for one more job", "cpus": "cores", "dependency": "another job", "hours": "its hours"}
-"""What a job waits for, where the reason's own name does not say it."""
+_NAME_WIDTH: Final = 24
+"""Columns of a terminal that the name of a job may take."""
 
 DROPS: Final[Mapping[str, tuple[str, str]]] = {
     "settling": ("settling", "settling"),
@@ -27,6 +27,7 @@ DROPS: Final[Mapping[str, tuple[str, str]]] = {
     "companion": ("job file whose inputs are not all there", "job files whose inputs are not all there"),
     "held": ("input beside an upload that may name it", "inputs beside an upload that may name them"),
     "job_file": ("waits for a job file that names it", "wait for a job file that names them"),
+    "disk": ("drop that waits for room on the disk", "drops that wait for room on the disk"),
     "folder": ("folder without a job.toml", "folders without a job.toml"),
 }
 """What a drop is or waits for, by ``InboxWait.why``: of one, and of several."""
@@ -61,17 +62,22 @@ def _show(status: Status, arguments: argparse.Namespace) -> None:
 
     out = text.console()
     health = Text.assemble(
-        (text.clean(status.host), "bold"), ": ", (status.health, _HEALTH[status.health]),
+        (text.clean(status.host), "bold"), ": ", (status.health, HEALTH[status.health]),
         f", up {text.duration(status.up_seconds)}    ",
     )  # fmt: skip
     _flow(out, health, _counts(status))
     _flow(out, Text(), _levels(status))
-    block = [(Text("PROBLEM", "bold red"), homed(sentence, arguments)) for sentence in status.problems]
-    block += [(Text("PAUSED ", "bold yellow"), words) for words in _pauses(status)]
+    block: list[tuple[Cell, Cell]] = []
+    for sentence in status.problems:
+        first, *further = homed(sentence, arguments).split("\n")
+        block.append((Text("PROBLEM", "bold red"), first))
+        block += [("", Text(f"  {text.clean(line)}")) for line in further]
+    block += [(Text("PAUSED ", "bold yellow"), words) for words in pauses(status)]
+    block += [(Text("LIMITED", "bold yellow"), words) for words in limits(status)]
     text.table(out, block)
     text.table(out, _servers(status), cut=True)
-    if waits := list(_waits(status)):
-        _flow(out, Text("WAITING", "bold"), waits)
+    if what := list(waits(status)):
+        _flow(out, Text("WAITING", "bold"), what)
     _jobs(out, Text("RUNNING", "bold"), status.running_jobs, status.running)
     _jobs(out, Text("FAILED ", STYLES["failed"]), status.last_failed, status.today.failed)
     if not (status.running_jobs or status.waiting or status.inbox_total):
@@ -84,6 +90,8 @@ def _counts(status: Status) -> Iterator[str]:
     if status.collecting:
         yield f"collecting {status.collecting}"
     yield f"waiting {status.waiting}"
+    if status.escaped:
+        yield f"escaped processes killed: {status.escaped}"
     today = status.today
     others = {"cancelled": today.cancelled, "rejected": today.rejected, "skipped": today.skipped}
     ends = [f"{today.succeeded} ok", f"{today.failed} failed"]
@@ -91,6 +99,7 @@ def _counts(status: Status) -> Iterator[str]:
 
 
 def _levels(status: Status) -> Iterator[str]:
+    from solvisor.views import LATE_SECONDS
     from solvisor_service.cli.text import share, size
 
     yield f"jobs {status.jobs.used}/{status.jobs.total}"
@@ -98,17 +107,36 @@ def _levels(status: Status) -> Iterator[str]:
     yield f"memory {share(status.memory_bytes.used, status.memory_bytes.total)}"
     if status.disk_free_bytes is not None:
         yield f"disk {size(status.disk_free_bytes)} free"
+    if status.log_lines_lost:
+        yield f"{status.log_lines_lost:,} lines of the log lost"
+    if status.loop_lag_seconds > LATE_SECONDS:
+        yield f"answers late by up to {status.loop_lag_seconds:.2f} s"
     for name, level in status.licenses.items():
         yield f"license {name} {level.used}/{level.total}"
 
 
-def _pauses(status: Status) -> Iterator[str]:
+def pauses(status: Status) -> Iterator[str]:
+    """Each pause in words: of what, since when, by whom, why."""
+    for pause in status.paused:
+        yield f"{pause.solver or 'everything'}, {_order(pause.since, pause.by, pause.note)}"
+
+
+def limits(status: Status) -> Iterator[str]:
+    """Each limit that a person set in words."""
+    for limit in status.limits_set:
+        from solvisor_service.cli.verbs.limit import limit_value
+
+        if limit.known and limit.since is not None:  # else a sentence says so
+            value, configured = limit_value(limit, limit.value), limit_value(limit, limit.configured)
+            told = _order(limit.since, limit.by, limit.note)
+            yield f"{limit.name} to {value} (configured: {configured}), {told}"
+
+
+def _order(since: str, by: str | None, note: str | None) -> str:
+    """When something was ordered, by whom, and why."""
     from solvisor_service.cli.jobtext import clock
 
-    for pause in status.paused:
-        who = f" by {pause.by}" if pause.by else ""
-        note = f": {pause.note}" if pause.note else ""
-        yield f"{pause.solver or 'everything'}, since {clock(pause.since)}{who}{note}"
+    return f"since {clock(since)}{f' by {by}' if by else ''}{f': {note}' if note else ''}"
 
 
 def _servers(status: Status) -> list[tuple[Cell, ...]]:
@@ -134,10 +162,14 @@ def servers_words(pool: PoolRow) -> str:
     return {"ok": told, "backoff": f"{told}, backoff: {pool.error}", "failed": f"{told}, failed"}[pool.state]
 
 
-def _waits(status: Status) -> Iterator[str]:
+def waits(status: Status) -> Iterator[str]:
+    """What jobs and drops wait for: ``31 for license orcaflex``, ``2 settling (a.inp, ...)``."""
+    from solvisor.model import Reason
+    from solvisor.views import waited_for
+
     for waiting in status.waiting_for:
-        what = f" {waiting.what}" if waiting.what else ""
-        yield f"{waiting.jobs} {_WORDS.get(waiting.reason, waiting.reason.value)}{what}"
+        words = waited_for(waiting.reason, waiting.what)
+        yield f"{waiting.jobs} {words}" if waiting.reason is Reason.PAUSED else f"{waiting.jobs} for {words}"
     by_why: dict[str, list[InboxWait]] = {}
     for drop in status.inbox:
         by_why.setdefault(drop.why, []).append(drop)
@@ -153,7 +185,7 @@ def _jobs(out: Console, head: Text, jobs: Collection[JobRow], total: int) -> Non
     from rich.text import Text
 
     from solvisor_service.cli import text
-    from solvisor_service.cli.jobtext import short_ids
+    from solvisor_service.cli.jobtext import own_name, short_ids
 
     ids = short_ids([job.id for job in jobs])
     rows: list[tuple[Cell, ...]] = []
@@ -162,10 +194,13 @@ def _jobs(out: Console, head: Text, jobs: Collection[JobRow], total: int) -> Non
         note = job.message or ("" if job.state == "running" else job.state.value)
         if job.state == "running" and job.tries > 1:
             note = f"try {job.tries}"
-        rows.append((Text() if rows else head, ids[job.id], job.user or "", job.solver, took, note))
+        name = Text(own_name(job))
+        if out.is_terminal:
+            name.truncate(_NAME_WIDTH, overflow="ellipsis")
+        rows.append((Text() if rows else head, ids[job.id], name, job.user or "", job.solver, took, note))
     if rows and total > len(rows):
-        rows.append((Text(), f"and {total - len(rows)} more", "", "", "", ""))
-    text.table(out, rows, right={4})
+        rows.append((Text(), f"and {total - len(rows)} more", "", "", "", "", ""))
+    text.table(out, rows, right={5})
 
 
 def _flow(out: Console, head: Text, parts: Collection[str] | Iterator[str]) -> None:

@@ -165,4 +165,4 @@ def show_submitted(answer: Submitted, *, as_json: bool) -> None:
         print_json(answer, line=True)
         return
     note = "  (was there already: it has this key)" if answer.existing else ""
-    print(f"{answer.id}  {answer.solver}  {clean(answer.name)}{note}")
+    print(f"{answer.id}  {clean(answer.solver)}  {clean(answer.name)}{note}")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from solvisor.config import Config
     from solvisor.interfaces import AttemptSpec
     from solvisor.manifest import Manifest
-    from solvisor_service.doctor.holder import Surroundings
+    from solvisor_service.holder import Surroundings
     from solvisor_service.trial import EnvironmentDifference, Order, Trial
 
 _INTERRUPTED = 130
@@ -75,7 +75,7 @@ def _try(arguments: argparse.Namespace) -> int:
     from solvisor import config, log
     from solvisor_service import targets, trial
     from solvisor_service.cli.text import console
-    from solvisor_service.doctor.holder import surroundings
+    from solvisor_service.holder import surroundings
 
     home = home_of(arguments)
     loaded = config.load(config_of(arguments))

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import msgspec
 
 if sys.platform == "win32":
-    raise ImportError("solvisor_service.doctor.holder reads what only Linux has and cannot be used on Windows")
+    raise ImportError("solvisor_service.holder reads what only Linux has and cannot be used on Windows")
 
-_FLOCK = re.compile(
-    r"^\d+: FLOCK +ADVISORY +WRITE +(\d+) ([0-9a-f]+):([0-9a-f]+):(\d+) ", re.MULTILINE | re.ASCII | re.IGNORECASE
+_LOCK = re.compile(
+    r"^\d+: POSIX +ADVISORY +WRITE +(\d+) ([0-9a-f]+):([0-9a-f]+):(\d+) ", re.MULTILINE | re.ASCII | re.IGNORECASE
 )
 
 
@@ -61,7 +61,7 @@ def holder_of(home: Path, locks: Path = Path("/proc/locks")) -> Holder | None:
     except msgspec.DecodeError:  # taken a moment ago, or never
         signature = _Signature(0, "")
     device = (os.major(found.st_dev), os.minor(found.st_dev))
-    for pid, major, minor, inode in _FLOCK.findall(locks.read_text()):
+    for pid, major, minor, inode in _LOCK.findall(locks.read_text()):
         signed = int(pid) == signature.pid
         # Overlays and subvolumes show another device to stat than to the kernel's list; the signature decides there.
         if int(inode) == found.st_ino and (signed or (int(major, 16), int(minor, 16)) == device):
