@@ -1,8 +1,10 @@
-"""A function for a warm Python worker, whose import takes 50 to 150 ms.
+"""A function for a warm Python worker, whose import takes ``LATE_SECONDS``, half to one and a half.
 
-The monotonic instant of the import's end is printed; the worker listens a moment later.
+The instant of the import's end, in seconds of the time of day, is added to the file that ``LATE_IMPORT`` names; the
+worker listens a moment later.
 """
 
+import os
 import random
 import time
 
@@ -11,5 +13,7 @@ def process(job: object) -> None:
     """Nothing."""
 
 
-time.sleep(random.uniform(0.05, 0.15))
-print(f"ready at {time.monotonic()!r}")
+time.sleep(random.uniform(0.5, 1.5) * float(os.environ["LATE_SECONDS"]))
+ready = time.time()
+with open(os.environ["LATE_IMPORT"], "a") as file:
+    file.write(f"{ready!r}\n")

@@ -1,8 +1,8 @@
-"""Listen on ADDRESS PORT (0: any) after 50 to 150 ms, and answer every line with ``pong``.
+"""Listen on ADDRESS PORT (0: any) after LATE seconds, half to one and a half, and answer every line with ``pong``.
 
-The port and the monotonic instant at which ``listen()`` returned are printed.
+The port is printed. The instant at which ``listen()`` returned, in seconds of the time of day, is added to FILE.
 
-    python late_server.py ADDRESS PORT
+    python late_server.py LATE FILE ADDRESS PORT
 """
 
 import random
@@ -10,10 +10,12 @@ import socket
 import sys
 import time
 
-time.sleep(random.uniform(0.05, 0.15))
-listener = socket.create_server((sys.argv[1], int(sys.argv[2])))
-ready = time.monotonic()
-print(f"port {listener.getsockname()[1]} ready at {ready!r}", flush=True)
+time.sleep(random.uniform(0.5, 1.5) * float(sys.argv[1]))
+listener = socket.create_server((sys.argv[3], int(sys.argv[4])))
+ready = time.time()
+print(f"port {listener.getsockname()[1]}", flush=True)
+with open(sys.argv[2], "a") as file:
+    file.write(f"{ready!r}\n")
 while True:
     client, _ = listener.accept()
     with client:
