@@ -6,6 +6,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from solvisor import fleet, machine
 from solvisor.events import (
     Accept,
@@ -175,7 +177,9 @@ class Story:
         token = f"{job_id}#{len(self.job(job_id).attempts) + 1}"
         demand = self.world.demands[job_id]
         server = self.world.idle_servers(demand.solver)[-1].name if demand.warm else None
-        event = Dispatch(job_id, token, "ws1", settings or make_settings(), self.now_us, server, self.now)
+        settings = settings or make_settings()
+        settings = replace(settings, licenses=settings.licenses or dict(demand.licenses))
+        event = Dispatch(job_id, token, "ws1", settings, self.now_us, server, self.now)
         return machine.apply(self.world, event)
 
     def spawned(self, job_id: str) -> list[Effect]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from daemon import Daemon
+from waiting import wait_until
 
 
 @pytest.fixture
@@ -21,5 +23,18 @@ def make_daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
 
     yield make
     for daemon in made:
-        if daemon.process is not None and daemon.process.poll() is None:
-            daemon.kill()
+        daemon.clear_away()
+
+
+@pytest.fixture
+def freezer() -> Iterator[Path]:
+    """A cgroup of version 1 whose frozen processes take no signal, as if they waited for a dead disk."""
+    folder = Path(f"/sys/fs/cgroup/freezer/solvisor-{os.getpid()}")
+    try:
+        folder.mkdir()
+    except OSError as error:
+        pytest.skip(f"no freezer of cgroups version 1: {error}")
+    yield folder
+    (folder / "freezer.state").write_text("THAWED")
+    wait_until(lambda: (folder / "cgroup.procs").read_text() == "", "the frozen ones are gone")
+    folder.rmdir()

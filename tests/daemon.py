@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,15 @@ class Daemon:
         self.log = home / "state" / "log" / "solvisor.jsonl"
         self.process: subprocess.Popen[bytes] | None = None
         self._ready_before = 0
+        self._was_killed = False
 
-    def start(self, *, ready: bool = True, env: dict[str, str] | None = None) -> None:
-        """Start a life and wait until it is ready."""
+    def start(self, *, ready: bool = True, env: dict[str, str] | None = None, through: Sequence[str] = ()) -> None:
+        """Start a life and wait until it is ready; ``through`` is a program that becomes the daemon."""
         self._ready_before = len(self.events("daemon.ready"))
+        self._was_killed = False
         with (self.home / "console.log").open("ab") as console:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "solvisor_service.cli", "serve", "--home", str(self.home)],
+                [*through, sys.executable, "-m", "solvisor_service.cli", "serve", "--home", str(self.home)],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
@@ -80,8 +82,19 @@ class Daemon:
 
     def kill(self) -> None:
         """kill -9 and reap."""
+        self._was_killed = True
         self.running.kill()
         self.running.wait()
+
+    def clear_away(self) -> None:
+        """After a test: kill it if it lives; end what it left, as its next start would, and remove its cgroups."""
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+        identity = self.home / "state" / "home-id"
+        if sys.platform != "win32" and self._was_killed and identity.exists():
+            from solvisor.process.posix import kill_earlier_life
+
+            assert kill_earlier_life(tomllib.loads(identity.read_text())["id"], 20) == set()
 
     def stop(self, deadline: float = 60) -> int:
         """SIGTERM; the exit status."""
@@ -91,8 +104,10 @@ class Daemon:
     def drop(self, name: str, content: str | bytes, *, folder: str = "") -> Path:
         """Put a file into the inbox by rename, as a careful user would."""
         target = self.home / "inbox" / folder / name
+        wait_until(target.parent.is_dir, f"{target.parent}, which the first scan makes")
         scratch = self.home / f"dropping-{name.replace('/', '_')}"
         scratch.write_bytes(content if isinstance(content, bytes) else content.encode())
+        wait_until(target.parent.is_dir, f"{target.parent}, which the first look at the inbox makes")
         scratch.rename(target)
         return target
 
@@ -108,7 +123,7 @@ class Daemon:
         """Until ``count`` manifests are visible; they are returned."""
 
         def enough() -> dict[str, Manifest]:
-            assert self.running.poll() is None, f"the daemon ended:\n{self.console()[-4000:]}"
+            assert self.running.poll() is None, f"the daemon ended ({self.running.poll()}):\n{self.console()[-4000:]}"
             found = self.manifests()
             return found if len(found) >= count else {}
 
@@ -135,6 +150,20 @@ class Daemon:
         """Pids of all processes on this machine that carry this home's token."""
         identity = tomllib.loads((self.home / "state" / "home-id").read_text())
         return list(processes_of(identity["id"]))
+
+
+@contextlib.contextmanager
+def living(home: Path, config: str) -> Iterator[Daemon]:
+    """A daemon that several tests share; after them it must have met no defect, stop well and leave no process."""
+    daemon = Daemon(home, config)
+    try:
+        daemon.start()
+        yield daemon
+        assert daemon.events("request.defect") == []
+        assert daemon.stop() == 0
+        assert daemon.solver_processes() == []
+    finally:
+        daemon.clear_away()
 
 
 def processes_of(home_id: str) -> Iterator[int]:

@@ -28,9 +28,9 @@ class Request(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """An answer that is no JSON, with its headers."""
+    """An answer that is no JSON, with its headers; ``data`` that comes in pieces is sent piece by piece."""
 
-    data: bytes
+    data: bytes | Iterator[bytes]
     headers: dict[str, str]
 
 
@@ -95,12 +95,18 @@ def fake_daemon(home: Path) -> Iterator[FakeDaemon]:
             answer = fake.answer(Request(self.command, unquote(url.path), parse_qs(url.query), headers, body))
             status = answer.status if isinstance(answer, Problem) else 200
             data, headers = answer if isinstance(answer, Raw) else (answer, {})
-            data = data if isinstance(data, bytes) else msgspec.json.encode(data)
+            if isinstance(data, Iterator):
+                pieces, length = data, {}
+            else:
+                data = data if isinstance(data, bytes) else msgspec.json.encode(data)
+                pieces, length = iter([data]), {"Content-Length": str(len(data))}
             self.send_response(status)
-            for name, value in {"Content-Length": str(len(data)), "Connection": "close", **headers}.items():
+            for name, value in {**length, "Connection": "close", **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(data)
+            for piece in pieces:
+                self.wfile.write(piece)
+                self.wfile.flush()
 
         def address_string(self) -> str:
             return "a Unix socket"
@@ -199,6 +205,10 @@ def status(**changes: Any) -> Status:
         memory_bytes=Level(0, 128 << 30),
         licenses={},
         disk_free_bytes=412 << 30,
+        disk_reserve_bytes=1 << 30,
+        loop_lag_seconds=0.002,
+        loop_lag_worst_seconds=0.04,
+        log_lines_lost=0,
         waiting_for=(),
         inbox=(),
         inbox_total=0,

@@ -17,7 +17,7 @@ from solvisor.home import Home, IdMaker
 from solvisor.inbox import Inbox
 from solvisor.inbox.scan import Scanner, Survey
 from solvisor.model import Intake, Limits, Original
-from solvisor.spool import Claims
+from solvisor.spool import Claims, ignore_lease_breaks
 from waiting import eventually
 
 SOLVERS = """
@@ -50,15 +50,25 @@ LIMITS = Limits(
 )
 
 
-def a_config(settle: str = "0.1s", rescan: str = "0.5s", orphan_after: str = "10m") -> Config:
+def a_config(settle: str = "0.1s", rescan: str = "0.15s", orphan_after: str = "10m") -> Config:
     text = f'[inbox]\nsettle = "{settle}"\nrescan = "{rescan}"\norphan_after = "{orphan_after}"\n{SOLVERS}'
     return parse(text, Path("solvisor.toml"))
 
 
 class CountingInbox(Inbox):
-    """An inbox that counts its scans."""
+    """An inbox that counts its scans, ``spared`` those that it saw to be needless, and ``looks`` both."""
 
     scans = 0
+    spared = 0
+
+    @property
+    def looks(self) -> int:
+        return self.scans + self.spared
+
+    def _is_same(self, scanner: Scanner) -> bool:
+        same = super()._is_same(scanner)
+        self.spared += same
+        return same
 
     def _look(self, scanner: Scanner) -> Survey:
         self.scans += 1
@@ -114,9 +124,9 @@ class Running:
         return intake.refusal
 
     async def wait_scans(self, count: int = 2) -> None:
-        """Until so many more scans are over: what was going to happen at once has happened."""
-        end = self.inbox.scans + count + 1
-        await eventually(lambda: self.inbox.scans >= end, "scans of the inbox")
+        """Until so many more looks are over: what was going to happen at once has happened."""
+        end = self.inbox.looks + count + 1
+        await eventually(lambda: self.inbox.looks >= end, "scans of the inbox")
 
     def claimed(self, intake: Intake, name: str) -> bytes:
         return (self.home.work / intake.id / "input" / name).read_bytes()
@@ -126,6 +136,7 @@ class Running:
 async def running(
     root: Path, config: Config | None = None, pending: Sequence[Original] = (), inbox: Path | None = None
 ) -> AsyncIterator[Running]:
+    ignore_lease_breaks()  # as every daemon does
     home = Home.at(root / "home", inbox)
     home.prepare()
     settings = config or a_config()

@@ -23,9 +23,9 @@ PING = TcpReady(send="ping\n", expect="^pong$")
 
 
 def free_port() -> int:
-    """A port that nobody uses, outside the range from which the kernel gives numbers away."""
+    """A port that nobody uses, outside the ranges of the kernel and of a daemon that was told none."""
     while True:
-        port = random.randrange(20000, 30000)
+        port = random.randrange(24000, 30000)
         with socket.socket(socket.AF_INET6) as both:
             try:
                 both.bind(("::", port))
@@ -101,7 +101,7 @@ class Servers:
         return await self._start(self._attempts(*(element.replace("PORT", str(port)) for element in argv)), port)
 
     async def _start(self, attempt: Attempt, port: int) -> Server:
-        handle = await self._backend.launch(attempt.spec)
+        handle = await self._backend.launch(attempt.ready)
         return Server(attempt, handle.pid, port)
 
 

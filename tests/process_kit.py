@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +14,12 @@ from solvisor.interfaces import AttemptSpec
 from solvisor.process import proc
 from waiting import wait_until
 
+HOME_ID = f"test{secrets.token_hex(14)}"
+"""The home of what this test process starts: tests of others on this machine have another."""
+
+ANOTHER_ID = f"other{secrets.token_hex(14)}"
+"""A home of somebody else."""
+
 PATH = "/usr/local/bin:/usr/bin:/bin"
 PROGRAMS = Path(__file__).parent / "adapters" / "programs"
 
@@ -21,7 +28,15 @@ _IMPORTABLE = [str(Path(solvisor.__file__).parents[1]), str(Path(__file__).paren
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, _IMPORTABLE))}
 
 # A process that left session, environment, folder and logs behind; it writes its number to the file pid.
-WITHOUT_A_CLUE = 'env -i setsid sh -c \'cd /; echo $$ > "$0"; exec sleep 1000\' "$PWD/pid" > /dev/null 2>&1'
+# Its number is to be seen once that file is closed: until then the file tells whose it is.
+TOLD_LATER = 'cd /; echo $$ > "$0.new"; mv "$0.new" "$0"; exec sleep 1000'
+ONLY_THE_TOKEN = f"setsid sh -c '{TOLD_LATER}' \"$PWD/pid\" > /dev/null 2>&1"
+WITHOUT_A_CLUE = f"env -i {ONLY_THE_TOKEN}"
+
+
+def given(spec: AttemptSpec) -> Callable[[], AttemptSpec]:
+    """What a backend is given to launch just this."""
+    return lambda: spec
 
 
 class Attempt:
@@ -30,6 +45,10 @@ class Attempt:
     def __init__(self, folder: Path, spec: AttemptSpec) -> None:
         self.folder = folder
         self.spec = spec
+
+    def ready(self) -> AttemptSpec:
+        """What a backend is given to launch it."""
+        return self.spec
 
     @property
     def stdout(self) -> str:
@@ -59,12 +78,14 @@ class Attempts:
         grace: float = 20.0,
         log_max: int = 1 << 20,
         stdout: Path | None = None,
+        memory_limit: int | None = None,
+        processes_limit: int | None = None,
     ) -> Attempt:
         self._count += 1
         folder = self._folder / f"job-{self._count}" / "output"
         folder.mkdir(parents=True)
         spec = AttemptSpec(
-            token=f"home/{self._folder.name}-{self._count}",
+            token=f"{HOME_ID}/{self._folder.name}-{self._count}",
             argv=argv,
             cwd=str(folder),
             env=dict({"PATH": PATH} if env is None else env),
@@ -72,6 +93,8 @@ class Attempts:
             stderr=str(folder.parent / "stderr.log"),
             grace_seconds=grace,
             log_max_bytes=log_max,
+            memory_limit_bytes=memory_limit,
+            processes_limit=processes_limit,
         )
         return Attempt(folder, spec)
 

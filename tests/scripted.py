@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import socket
@@ -19,19 +20,24 @@ from solvisor.config import Config
 from solvisor.desk import Desk
 from solvisor.engine import Engine
 from solvisor.errors import SpawnError
+from solvisor.hand import Hand
+from solvisor.heartbeat import Heartbeat
 from solvisor.history import History
 from solvisor.home import Home, IdMaker
 from solvisor.inbox import Inbox
 from solvisor.intake import decide
-from solvisor.interfaces import AttemptSpec, WarmKind
+from solvisor.interfaces import AttemptSpec, WarmKind, Watcher
 from solvisor.leases import Leases
 from solvisor.model import Batch, ExitFacts, FileFact, Intake, Job, JobSpec, Request, Source, Usage
 from solvisor.pool import Pool
+from solvisor.reload import Reload, Setup, stamp
 from solvisor.runner import Runner
 from solvisor.solvers.warm import warm_solvers
 from solvisor.spool import Claims, Results, discard_unfinished
 from solvisor.store import Store
+from solvisor.suspects import Suspects
 from solvisor.views import Submitted
+from spool_kit import taken_up
 from waiting import eventually
 
 HOME_ID = "f" * 32
@@ -92,9 +98,35 @@ class ScriptedBackend:
     def __init__(self) -> None:
         self.handles: list[ScriptedHandle] = []
         self.refuse: SpawnError | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self.on_launch: Callable[[AttemptSpec], None] = lambda spec: None
 
-    async def launch(self, spec: AttemptSpec) -> ScriptedHandle:
+    def start(self, prepare: Callable[[], AttemptSpec], watcher: Watcher) -> None:
+        task = asyncio.get_running_loop().create_task(self._watched(prepare, watcher))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _watched(self, prepare: Callable[[], AttemptSpec], watcher: Watcher) -> None:
+        try:
+            handle = await self.launch(prepare)
+        except SpawnError as error:
+            watcher.refused(error)
+            return
+        except Exception as error:
+            watcher.broken(error)
+            return
+        watcher.started(handle)
+        facts = await handle.wait()
+        watcher.exited(facts)
+        if facts.unkillable:
+            await handle.wait_gone()
+            watcher.gone()
+
+    async def launch(self, prepare: Callable[[], AttemptSpec]) -> ScriptedHandle:
+        try:
+            spec = await anyio.to_thread.run_sync(prepare)
+        except OSError as error:
+            raise SpawnError("staging", f"its files could not be staged: {error}") from error
         self.on_launch(spec)
         Path(spec.stdout).touch()
         Path(spec.stderr).touch()
@@ -116,12 +148,15 @@ class Bench:
         self.ids = IdMaker()
         self.backend = ScriptedBackend()
         self.results = Results(self.home)
+        self.files = Hand("files")
         self.survivors: set[str] = set()
         self.over: list[str] = []
         self.kinds: dict[str, WarmKind] = {}
+        self.scripts: dict[str, dict[str, str]] = {}
         self.intake_task: Callable[[], Awaitable[None]] = anyio.sleep_forever
         self.engine: Engine
         self.desk: Desk
+        self.reload: Reload
 
     @asynccontextmanager
     async def running(self, adopted: Sequence[Intake] = (), alive: Sequence[str] = ()) -> AsyncIterator[Engine]:
@@ -141,7 +176,8 @@ class Bench:
             host=socket.gethostname(),
             store=self.store,
             results=self.results,
-            collector=Collector(self.home, self.results),
+            files=self.files,
+            collector=Collector(self.home, self.results, self.files),
             make_pool=lambda post: Pool(
                 home=self.home,
                 home_id=HOME_ID,
@@ -164,22 +200,28 @@ class Bench:
                 config_dir=self.home.root,
                 post=post,
             ),
+            suspects=Suspects(self.home.suspects("collecting")),
             published=published,
             batch_over=batch_over,
         )
-        claims, limits = Claims(self.home), self.engine.limits
-        inbox = Inbox(self.home, lambda: self.config, lambda: limits, claims, self.ids)
+        engine = self.engine
+        inbox = Inbox(self.home, lambda: engine.config, lambda: engine.reach, Claims(self.home), self.ids)
         desk = self.desk = Desk(
-            engine=self.engine, inbox=inbox, home=self.home, history=self.history, ids=self.ids, host="ws04"
+            engine=self.engine,
+            inbox=inbox,
+            home=self.home,
+            history=self.history,
+            ids=self.ids,
+            host="ws04",
+            heartbeat=Heartbeat(),
         )
         await desk.prepare()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(desk.look_around)
+            tasks.start_soon(self._reload().run)
             self.stopped = anyio.Event()
 
             async def live() -> None:
                 await self.engine.run(
-                    jobs=self.store.live_jobs(),
                     adopted=adopted,
                     alive=alive,
                     survivors=lambda: self.survivors,
@@ -192,6 +234,19 @@ class Bench:
             await ready.wait()
             yield self.engine
             tasks.cancel_scope.cancel()
+        self.files.let_go()
+
+    def _reload(self) -> Reload:
+        """What ``reload.ask`` does: the file is read again."""
+
+        def setup(config: Config) -> Setup:
+            return Setup(config, config.limits(4, 8 << 30), dict(self.scripts), self.kinds, stamp(config.path))
+
+        def read() -> Setup:
+            return setup(configuration.load(self.config.path))
+
+        self.reload = Reload(self.engine, setup(self.config), read, lambda setup: None, "reload has it read")
+        return self.reload
 
     def close(self) -> None:
         """Close the database."""
@@ -202,7 +257,7 @@ class Bench:
         """What an earlier life left without a row, as the next one takes it up."""
         discard_unfinished(self.home)
         known = {job.id for job in self.store.live_jobs()}
-        found = Claims(self.home).unfinished_claims(known)
+        found = taken_up(Claims(self.home), known)
         return [decide(self.config, self.config.limits(4, 8 << 30), self.home, taken) for taken in found]
 
     async def send(
@@ -216,11 +271,11 @@ class Bench:
         key: str | None = None,
     ) -> Submitted:
         """A submission of one file."""
-        upload = await self.desk.open_upload(name)
-        upload.begin(name)
-        upload.write(data)
-        upload.end()
-        return await self.desk.submit(upload, [name], job, Request("socket", user, batch, key))
+        submission = self.desk.begin(name)
+        await submission.begin(name)
+        await submission.write(data)
+        await submission.end()
+        return await self.desk.submit(submission, job, Request("socket", user, batch, key))
 
     def intake(self, name: str = "a.x", refusal: tuple[str, str] | None = None, **wishes: object) -> Intake:
         """A claimed drop: the folder is there, as the spool would have left it."""

@@ -42,6 +42,7 @@ class ScriptedChannel:
         self.name = name
         self.port: int | None = 4711
         self.spent: str | None = None
+        self.look: Callable[[], object] | None = None
         self.job: str | None = None
         self._done = anyio.Event()
         self._quit = quit_

@@ -125,8 +125,11 @@ def assert_clean(daemon: Daemon) -> None:
 
 def server_pid(daemon: Daemon, name: str) -> int:
     """The process of a server that is up, of this life."""
-    pids = [event["pid"] for event in daemon.events("server.started") if event["server"] == name]
-    return int(pids[-1])
+
+    def pids() -> list[int]:
+        return [event["pid"] for event in daemon.events("server.started") if event["server"] == name]
+
+    return wait_until(pids, f"{name} is up")[-1]
 
 
 def wait_gone(daemon: Daemon) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
+import os
 import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -64,6 +66,15 @@ class Http:
     def __init__(self, home: Path) -> None:
         self.path = home / "run" / "solvisor.sock"
 
+    head = b"Host: x\r\n"
+    """What every head written by hand needs."""
+
+    def connection(self) -> http.client.HTTPConnection:
+        return Connection(self.path)
+
+    def connected(self) -> socket.socket:
+        return connected(self.path)
+
     def ask(
         self,
         method: str,
@@ -71,13 +82,16 @@ class Http:
         body: bytes | Iterable[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        connection = Connection(self.path)
+        """The answer; a ``ConnectionError`` if the daemon is gone before all of it is there."""
+        connection = self.connection()
         try:
             chunked = not isinstance(body, bytes | None)
             with contextlib.suppress(BrokenPipeError):  # refused before all of it was read: the answer is there
                 connection.request(method, target, body, dict(headers or {}), encode_chunked=chunked)
             response = connection.getresponse()
             return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+        except http.client.HTTPException as error:
+            raise ConnectionResetError(f"the answer broke off: {error}") from error
         finally:
             connection.close()
 
@@ -95,7 +109,7 @@ class Http:
     def raw(self, data: bytes, *, end: bool = True) -> bytes:
         """Whatever comes back to these very bytes, until the connection is closed."""
         answer = b""
-        with connected(self.path) as sock, contextlib.suppress(ConnectionResetError):
+        with self.connected() as sock, contextlib.suppress(ConnectionResetError):
             with contextlib.suppress(BrokenPipeError):  # it may be refused before all of it was read
                 sock.sendall(data)
             if end:
@@ -103,6 +117,51 @@ class Http:
             while chunk := sock.recv(1 << 16):
                 answer += chunk
         return answer
+
+
+class TcpHttp(Http):
+    """Asks the daemon of ``home`` over TCP at ``address``, with the token in its home or the one given."""
+
+    def __init__(self, home: Path, address: str, token: str | None = None) -> None:
+        super().__init__(home)
+        self.address = address
+        self.host, _, port = address.rpartition(":")
+        self.port = int(port)
+        self.token = (home / "state" / "token").read_text().strip() if token is None else token
+
+    @property
+    def bearer(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
+
+    @property
+    def head(self) -> bytes:  # type: ignore[override]  # it depends on the token
+        lines = {"Host": self.address, **self.bearer}
+        return "".join(f"{name}: {value}\r\n" for name, value in lines.items()).encode()
+
+    def connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(self.host, self.port, timeout=30)
+
+    def connected(self) -> socket.socket:
+        return socket.create_connection((self.host, self.port), 30)
+
+    def ask(
+        self,
+        method: str,
+        target: str,
+        body: bytes | Iterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        kind = {} if method in ("GET", "HEAD") else {"Content-Type": "application/json"}
+        return super().ask(method, target, body, {**self.bearer, **kind, **(headers or {})})
+
+
+def own_address() -> str:
+    """A loopback address that no other test listens on, with a port."""
+    number = os.getpid() << 6 | next(_addresses)
+    return f"127.{number >> 16 & 127 | 128}.{number >> 8 & 255}.{number & 255}:8642"
+
+
+_addresses = itertools.count(1)
 
 
 def file(name: str, data: bytes = b"", *, field: str = "file", filename: bytes | None = None) -> bytes:

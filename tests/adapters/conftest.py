@@ -1,4 +1,4 @@
-"""Which event loops the adapter tests run on."""
+"""Which event loops the adapter tests run on, and what starts programs in them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 import pytest
+
+from solvisor.process import native
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -25,3 +27,19 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> M
         return stock
     fast: dict[str, LoopFactory] = {"uvloop": uvloop.new_event_loop}
     return fast if loops == "uvloop" else stock | fast
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Modules that say ``STARTERS = "both"`` run with the compiled starter and with ``Popen``."""
+    if getattr(metafunc.module, "STARTERS", "any") == "both":
+        metafunc.parametrize("starter", ["native", "popen"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def starter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What starts the programs of this test; whatever works here unless it matters."""
+    match getattr(request, "param", "any"):
+        case "popen":
+            monkeypatch.setattr(native, "LIBRARY", "/nowhere")
+        case "native" if not native.Starter().works:
+            pytest.skip("the starter was not compiled")

@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from solvisor import config
@@ -20,8 +21,9 @@ from solvisor.errors import ConfigError, SpawnError
 from solvisor.interfaces import Program, Site
 from solvisor.kinds import CommandSolver, LineReady, ServerSolver
 from solvisor.model import JobSpec, Source
+from solvisor.names import stem
 from solvisor.solvers import command
-from solvisor.solvers.command import prepare, source_environment
+from solvisor.solvers.command import Command, prepare, source_environment
 from solvisor.solvers.server import ServerKind
 from waiting import wait_until
 
@@ -62,10 +64,11 @@ def prepared(
     text = f"[solver.x]\ncommand = {json.dumps([program, *arguments])}\n{more}\n{params}"
     solver = config.parse(text, Path("solvisor.toml")).solver["x"]
     assert isinstance(solver, CommandSolver)
-    return prepare(solver, "x", job, folder, environ or {}, config_dir, script_env or {})
+    command = Command("command", solver.command, solver, "x", environ or {}, config_dir, script_env or {})
+    return prepare(command, job, str(folder))
 
 
-def arguments(template: list[str], job: JobSpec, folder: Path = Path("/home/work/j"), **how: Any) -> list[str]:
+def arguments(template: list[str], job: JobSpec, folder: Path = Path("/srv/fem/jobs/j"), **how: Any) -> list[str]:
     return list(prepared(template, job, folder, **how).argv[1:])
 
 
@@ -85,16 +88,18 @@ def test_what_the_placeholders_stand_for(tmp_path: Path) -> None:
     ]
 
 
-def test_folders_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert arguments(["{output}", "{job_dir}"], spec(), Path("work/j")) == [
-        f"{tmp_path}/work/j/output",
-        f"{tmp_path}/work/j",
-    ]
-
-
 def test_the_stem_of_an_input_in_a_folder() -> None:
     assert arguments(["{stem}", "{input}"], spec("mesh/beam.tar.gz")) == ["beam.tar", "mesh/beam.tar.gz"]
+
+
+@given(st.text(alphabet="ab.", min_size=1, max_size=6).filter(lambda name: name.strip(".")))
+@example("a.")
+@example(".a")
+@example("..a")
+@example("a..b")
+def test_the_stem_is_what_comes_before_the_last_suffix(name: str) -> None:
+    known = PurePosixPath(name).stem
+    assert stem(name) == stem(f"mesh/{name}") == (name if name.endswith(".") else known)
 
 
 def test_params() -> None:
@@ -116,7 +121,7 @@ def test_a_param_that_a_reload_made_illegal_is_not_passed_on() -> None:
     assert caught.value.reason == "param"
 
 
-def test_an_input_never_looks_like_an_option() -> None:
+def test_fault_81_an_input_never_looks_like_an_option() -> None:
     assert arguments(["{input}", "-f={input}"], spec("-rf.inp")) == ["./-rf.inp", "-f=./-rf.inp"]
     assert arguments(["-j", "x{stem}"], spec("-rf.inp")) == ["-j", "x-rf"]
     with pytest.raises(SpawnError) as caught:
@@ -132,7 +137,9 @@ HOSTILE = st.text(alphabet=st.characters(exclude_categories=("Cs", "Cc")), min_s
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(value=HOSTILE.filter(lambda text: not text.startswith("-")))
-def test_a_value_stays_one_element_and_reaches_the_program_as_it_is(value: str, echo: Path, tmp_path: Path) -> None:
+def test_fault_81_a_value_stays_one_element_and_reaches_the_program_as_it_is(
+    value: str, echo: Path, tmp_path: Path
+) -> None:
     """Through a real exec: no shell, no splitting, no second expansion."""
     template = ["{params.note}", "--note={params.note}"]
     prepared_ = prepared(template, spec(params={"note": value}), tmp_path, program=str(echo))
@@ -192,10 +199,59 @@ def test_a_missing_program_is_told_with_what_to_do(tmp_path: Path) -> None:
     assert "is not on the PATH" in program_fault("plain", tmp_path, path=str(tmp_path))
 
 
+def executable(path: Path) -> str:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def command_of(environ: Mapping[str, str], env: Mapping[str, str] | None = None) -> Command:
+    solver = CommandSolver(command=("prog",), env=dict(env or {}))
+    return Command("command", solver.command, solver, "x", environ, Path("/"), {})
+
+
+def test_a_program_is_searched_for_anew_after_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    second = executable(tmp_path / "b" / "prog")
+    made = command_of({"PATH": f"{tmp_path}/a:{tmp_path}/b"})
+    assert made.expanded({}).argv == (second,)
+    first = executable(tmp_path / "a" / "prog")
+    now = time.monotonic()
+    monkeypatch.setattr(command.time, "monotonic", lambda: now)  # type: ignore[attr-defined]  # the module as it sees it
+    assert made.expanded({}).argv == (second,), "not for each attempt"
+    now += command.SEARCH_SECONDS + 1
+    assert made.expanded({}).argv == (first,)
+    Path(first).unlink()
+    Path(second).unlink()
+    now += command.SEARCH_SECONDS
+    for _ in range(2):
+        with pytest.raises(SpawnError, match="is not on the PATH"):
+            made.expanded({})
+    executable(tmp_path / "b" / "prog")
+    assert made.expanded({}).argv == (second,), "what is missing is searched for each time"
+
+
+def test_a_path_of_its_own_is_searched_for_each_job(tmp_path: Path) -> None:
+    made = command_of({}, {"PATH": "{job_dir}/bin"})
+    for job in ("one", "two"):
+        (tmp_path / job).mkdir()
+        wanted = executable(tmp_path / job / "bin" / "prog")
+        assert made.expanded({"job_dir": str(tmp_path / job)}).argv == (wanted,)
+
+
+def test_jobs_share_an_environment_that_depends_on_none(tmp_path: Path) -> None:
+    executable(tmp_path / "prog")
+    made = command_of({"PATH": str(tmp_path)}, {"A": "{{1}}"})
+    assert made.expanded({"cpus": "1"}).env is made.expanded({"cpus": "2"}).env
+    assert made.expanded({}).env == {"PATH": str(tmp_path), "A": "{1}"}
+    other = command_of({"PATH": str(tmp_path)}, {"A": "{cpus}"})
+    assert [other.expanded({"cpus": n}).env["A"] for n in "12"] == ["1", "2"]
+
+
 # --- environment ------------------------------------------------------------------------------------------------------
 
 
-def test_the_environment_holds_what_is_named_and_nothing_else(tmp_path: Path) -> None:
+def test_fault_81_the_environment_holds_what_is_named_and_nothing_else(tmp_path: Path) -> None:
     environ = {
         "PATH": "/bin",
         "HOME": "/home/me",
@@ -282,12 +338,11 @@ def test_a_script_that_does_not_end_is_ended_with_all_it_started(
 
 
 @posix_only
-def test_what_a_script_leaves_in_the_background_does_not_hold_us(tmp_path: Path) -> None:
+def test_what_a_script_leaves_in_the_background_does_not_hold_us_and_is_ended(tmp_path: Path) -> None:
     path = script(tmp_path, f"sleep 600 & echo $! > '{tmp_path}/pid'\nexport A=1\n")
-    try:
-        assert source_environment(path, ENVIRON)["A"] == "1"
-    finally:
-        os.kill(int((tmp_path / "pid").read_text()), 9)
+    assert source_environment(path, ENVIRON)["A"] == "1"
+    pid = int((tmp_path / "pid").read_text())
+    wait_until(lambda: not alive(pid), "the end of what it left")
 
 
 @posix_only

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from collections import Counter
@@ -17,6 +18,7 @@ from solvisor.errors import StoreError, StoreUnavailable
 from solvisor.history import Filters, History
 from solvisor.model import TERMINAL, Attempt, Batch, Cause, Job, State
 from solvisor.store import Store
+from solvisor.usual import Ran
 
 Q, R, C, S, F = State.QUEUED, State.RUNNING, State.COLLECTING, State.SUCCEEDED, State.FAILED
 
@@ -38,7 +40,16 @@ class Past:
         job_id = job_id or f"beam-{seq:03}"
         tries: tuple[Attempt, ...] = ()
         if state is not Q:
-            tries = (Attempt(1, f"t-{job_id}", "ws1", at_us, make_settings(), facts=make_facts() if over else None),)
+            tries = (
+                Attempt(
+                    1,
+                    f"t-{job_id}",
+                    "ws1",
+                    at_us,
+                    make_settings(),
+                    facts=make_facts(at_us=at_us + 5 * SECOND_US) if over else None,
+                ),
+            )
         job = Job(job_id, seq, state, make_spec(job_id, **wishes), at_us, tries)
         if over:
             cause = Cause.EXIT if state is F else None
@@ -50,7 +61,7 @@ class Past:
         return job
 
     def ids(self, before: int | None = None, limit: int = 100, **filters: Any) -> list[str]:
-        return [job.id for job in self.history.page(Filters(**filters), before, limit)]
+        return [job.id for job in self.history.page(Filters(**filters), before, limit).jobs]
 
 
 @pytest.fixture
@@ -68,17 +79,20 @@ def test_a_page_is_newest_first_and_the_next_one_goes_on_behind_it(past: Past) -
     for _ in range(7):
         past.add()
     first = past.history.page(Filters(), None, 3)
-    assert [job.seq for job in first] == [7, 6, 5]
+    assert ([job.seq for job in first.jobs], first.next_seq) == ([7, 6, 5], 5)
     past.add()  # what comes meanwhile shifts nothing
-    assert [job.seq for job in past.history.page(Filters(), 5, 3)] == [4, 3, 2]
-    assert [job.seq for job in past.history.page(Filters(), 2, 3)] == [1]
-    assert past.history.page(Filters(), 1, 3) == []
+    second = past.history.page(Filters(), 5, 3)
+    assert ([job.seq for job in second.jobs], second.next_seq) == ([4, 3, 2], 2)
+    last = past.history.page(Filters(), 2, 3)
+    assert ([job.seq for job in last.jobs], last.next_seq) == ([1], None)
+    assert past.history.page(Filters(), 1, 3) == ([], None)
+    assert past.history.page(Filters(), 4, 3).next_seq is None, "the first job ever ends the last page"
 
 
 def test_a_job_comes_back_whole(past: Past) -> None:
     job = past.add(F, user="ann", project="riser")
     expected = replace(job, manifest=None)
-    assert past.history.page(Filters(), None, 1) == [expected]
+    assert past.history.page(Filters(), None, 1).jobs == [expected]
     assert past.history.job(job.id) == expected
     assert past.history.job("beam-999") is None
 
@@ -122,7 +136,7 @@ def test_ids_by_prefix_are_the_newest_ones(past: Past) -> None:
     like = past.history.ids_like
     assert like("beam-1", 9) == ["beam-1ab", "beam-1aa"]
     assert like("beam", 9) == ["beam", "beam-2aa", "beam-1ab", "beam-1aa"]
-    assert like("beam", 2) == ["beam", "beam-2aa"]
+    assert like("beam", 2) == ["beam-2aa", "beam-1ab"]
     assert like("z", 9) == ["zz"]
     assert like("beam-1ab", 9) == ["beam-1ab"]
     assert [like(odd, 9) for odd in ("beam%", "_eam", "%", "*", "BEAM", "\x7f", "beam-1abc", "'")] == [[]] * 8
@@ -248,9 +262,26 @@ def test_a_home_may_have_any_name(tmp_path: Path, name: str) -> None:
 
 def test_errors_name_the_file_and_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="make its folder writable"):
-        History.open(tmp_path / "none.db").newest(None)
+        History.open(tmp_path / "none.db")
     (tmp_path / "bad.db").write_bytes(b"no database" * 1000)
-    history = History.open(tmp_path / "bad.db")
     with pytest.raises(StoreError, match=r"bad\.db is damaged"):
-        history.newest(None)
-    history.close()
+        History.open(tmp_path / "bad.db")
+
+
+def test_how_long_the_last_ones_ran_that_succeeded(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    for state in (S, F, S, R, Q):
+        past.add(state)
+    past.add(published=False)
+    past.add(solver="post")
+    assert past.history.ran_lately() == [
+        Ran("ccx", "beam-001", 5.0),
+        Ran("ccx", "beam-003", 5.0),
+        Ran("post", "beam-007", 5.0),
+    ]
+    with contextlib.closing(sqlite3.connect(past.path)) as connection, connection:
+        facts = b'{"finished_us": 0, "seconds": 7.5}'
+        connection.execute("UPDATE attempts SET facts = ? WHERE job = 1", [facts])
+        connection.execute("UPDATE attempts SET facts = ? WHERE job = 3", [b"\xff{"])
+    assert past.history.ran_lately() == [Ran("ccx", "beam-001", 7.5), Ran("post", "beam-007", 5.0)]
+    monkeypatch.setattr("solvisor.history.LATELY", 2)
+    assert past.history.ran_lately() == [Ran("post", "beam-007", 5.0)], "no more rows are looked at than that"

@@ -31,6 +31,12 @@ def home(tmp_path: Path) -> Home:
 # --- folders and checks --------------------------------------------------------------------------------------------
 
 
+def test_a_home_is_at_an_absolute_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Solvers are told of folders in it, and work elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    assert Home.at(Path("home"), Path("in")) == Home(tmp_path / "home", tmp_path / "in")
+
+
 def test_all_folders_are_made_with_their_modes(home: Home) -> None:
     names = {"inbox", "work", "done", "failed", "rejected", "run", "state"}
     assert {path.name for path in home.root.iterdir()} == names
@@ -47,10 +53,6 @@ def test_a_private_folder_that_is_open_is_closed_again(home: Home) -> None:
     assert stat.S_IMODE(home.state.stat().st_mode) == 0o700
 
 
-def test_free_space_is_that_of_the_home(home: Home) -> None:
-    assert home.free_bytes() == pytest.approx(shutil.disk_usage(home.root).free, rel=0.2)
-
-
 def mounts(tmp_path: Path, *lines: str) -> Path:
     path = tmp_path / "mountinfo"
     path.write_text("22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n" + "".join(f"{x}\n" for x in lines))
@@ -58,7 +60,7 @@ def mounts(tmp_path: Path, *lines: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs"])
-def test_a_home_on_a_network_file_system_is_refused(tmp_path: Path, kind: str) -> None:
+def test_fault_34_a_home_on_a_network_file_system_is_refused(tmp_path: Path, kind: str) -> None:
     where = str(tmp_path / "my share").replace(" ", "\\040")
     table = mounts(tmp_path, f"30 22 0:40 / {where} rw - {kind} server:/x rw")
     home = Home.at(tmp_path / "my share" / "home")
@@ -80,13 +82,29 @@ def test_a_lease_is_trusted_only_on_a_local_disk(tmp_path: Path) -> None:
     assert not home.inbox_sees_all_writers(tmp_path / "no list at all")
 
 
-def test_an_inbox_that_anybody_could_replace_is_refused(tmp_path: Path) -> None:
+def test_fault_85_an_inbox_that_anybody_could_replace_is_refused(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "open" / "inbox").mkdir()
     (tmp_path / "open").chmod(0o777)
     home = Home.at(tmp_path / "home", tmp_path / "open" / "inbox")
     with pytest.raises(HomeError, match="chmod o-w"):
         home.prepare()
+    (tmp_path / "open").chmod(0o1777)
+    home.prepare()
+
+
+@pytest.mark.parametrize("what", ["home", "inbox"])
+def test_fault_85_a_home_or_inbox_below_a_folder_that_anybody_could_replace_is_refused(
+    tmp_path: Path, what: str
+) -> None:
+    (tmp_path / "open" / "between").mkdir(parents=True)
+    (tmp_path / "open").chmod(0o777)
+    below = tmp_path / "open" / "between" / what
+    below.mkdir()
+    home = Home.at(below) if what == "home" else Home.at(tmp_path / "home", below)
+    with pytest.raises(HomeError, match=f"could replace the {what}; run: chmod o-w {tmp_path / 'open'} "):
+        home.prepare()
+    assert not home.work.exists(), "nothing was made there"
     (tmp_path / "open").chmod(0o1777)
     home.prepare()
 
@@ -111,7 +129,7 @@ def bound(home: Home, tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", home.done], check=True)
 
 
-def test_folders_that_cannot_rename_into_each_other_are_refused(home: Home, bound: Path) -> None:
+def test_fault_31_folders_that_cannot_rename_into_each_other_are_refused(home: Home, bound: Path) -> None:
     assert bound.stat().st_dev == home.work.stat().st_dev
     with pytest.raises(HomeError, match=rf"{bound}.*different file systems"):
         home.prepare()
@@ -151,6 +169,18 @@ except HomeError as error:
 # --- lock ----------------------------------------------------------------------------------------------------------
 
 
+def _holder(script: str, home: Home) -> subprocess.Popen[bytes]:
+    """A process that has taken the home and waits for the end of its stdin."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), str(home.root)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert child.stdout is not None
+    child.stdout.readline()
+    return child
+
+
 def test_a_second_holder_is_told_who_the_first_is(home: Home) -> None:
     script = """
     import sys
@@ -160,13 +190,7 @@ def test_a_second_holder_is_told_who_the_first_is(home: Home) -> None:
     print("held", flush=True)
     sys.stdin.read()
     """
-    child = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script), str(home.root)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert child.stdout is not None
-    child.stdout.readline()
+    child = _holder(script, home)
     for _ in range(2):
         with pytest.raises(AlreadyRunning, match=rf"{home.root} is held by pid {child.pid} \(solvisor serve, since 2"):
             lock(home)
@@ -177,11 +201,46 @@ def test_a_second_holder_is_told_who_the_first_is(home: Home) -> None:
 
 
 def test_a_holder_that_has_not_signed_yet_is_reported_all_the_same(home: Home) -> None:
-    held = lock(home)
-    (home.state / "lock").write_bytes(b"")
+    script = """
+    import sys
+    from pathlib import Path
+    from solvisor.home import Home, lock
+    held = lock(Home.at(Path(sys.argv[1])))
+    print("held", flush=True)
+    sys.stdin.read()
+    """
+    child = _holder(script, home)
+    os.truncate(home.state / "lock", 0)
     with pytest.raises(AlreadyRunning, match="another process"):
         lock(home)
+    child.kill()
+    child.communicate()
+
+
+def test_one_process_holds_a_home_once(home: Home) -> None:
+    held = lock(home)
+    for _ in range(2):
+        with pytest.raises(AlreadyRunning, match="this very process"):
+            lock(home)
     held.close()
+    lock(home).close()
+
+
+def test_a_child_between_fork_and_exec_does_not_hold_the_home_of_a_dead_daemon(home: Home) -> None:
+    script = """
+    import os, sys
+    from pathlib import Path
+    from solvisor.home import Home, lock
+    held = lock(Home.at(Path(sys.argv[1])))
+    if os.fork():
+        print("held", flush=True)
+    sys.stdin.read()
+    """
+    daemon = _holder(script, home)
+    daemon.kill()
+    daemon.wait()
+    lock(home).close()
+    daemon.communicate()
 
 
 # --- identity ------------------------------------------------------------------------------------------------------

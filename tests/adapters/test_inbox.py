@@ -7,6 +7,7 @@ import random
 import time
 from pathlib import Path
 
+import anyio
 import pytest
 
 from inbox_kit import Running, a_config, running
@@ -58,7 +59,7 @@ class TestBareFiles:
             rename_in(run, "beam.inp")
             await run.wait_job()
 
-    async def test_the_same_name_twice_is_two_jobs(self, tmp_path: Path) -> None:
+    async def test_fault_42_the_same_name_twice_is_two_jobs(self, tmp_path: Path) -> None:
         async with running(tmp_path) as run:
             rename_in(run, "beam.inp", "one")
             await run.wait_intakes(1)
@@ -67,13 +68,13 @@ class TestBareFiles:
             assert first.id != second.id
             assert (run.claimed(first, "beam.inp"), run.claimed(second, "beam.inp")) == (b"one", b"two")
 
-    async def test_a_time_in_the_future_settles_like_any_other(self, tmp_path: Path) -> None:
+    async def test_fault_50_a_time_in_the_future_settles_like_any_other(self, tmp_path: Path) -> None:
         async with running(tmp_path) as run:
             (run.folder / "beam.inp").write_text("x")
             os.utime(run.folder / "beam.inp", (2_208_988_800, 2_208_988_800))
             await run.wait_job()
 
-    async def test_no_bytes_at_all_settle_like_any_other(self, tmp_path: Path) -> None:
+    async def test_fault_46_no_bytes_at_all_settle_like_any_other(self, tmp_path: Path) -> None:
         async with running(tmp_path) as run:
             (run.folder / "beam.inp").touch()
             await run.wait_job()
@@ -132,7 +133,7 @@ class TestBareFiles:
             await run.wait_scans()
             assert (run.folder / name).exists()
 
-    async def test_a_link_is_rejected_and_not_followed(self, tmp_path: Path) -> None:
+    async def test_fault_69_a_link_is_rejected_and_not_followed(self, tmp_path: Path) -> None:
         secret = tmp_path / "secret.inp"
         secret.write_text("secret")
         async with running(tmp_path) as run:
@@ -140,7 +141,7 @@ class TestBareFiles:
             assert (await run.wait_refusal())[0] == "not_a_file"
             assert secret.read_text() == "secret"
 
-    async def test_a_name_that_is_not_utf8_is_rejected(self, tmp_path: Path) -> None:
+    async def test_fault_45_a_name_that_is_not_utf8_is_rejected(self, tmp_path: Path) -> None:
         async with running(tmp_path) as run:
             (run.folder / os.fsdecode(b"a\xff\n.inp")).touch()
             code, text = await run.wait_refusal()
@@ -213,14 +214,19 @@ class TestJobFiles:
 
     @pytest.mark.parametrize("job_file_first", [True, False])
     async def test_copied_in_either_order_it_is_always_one_job(self, tmp_path: Path, job_file_first: bool) -> None:
-        pause = random.Random(7)
-        async with running(tmp_path, a_config(settle="0.5s")) as run:
-            for n in range(50):
+        async def lane(run: Running, first: int) -> None:
+            pause = random.Random(first)
+            for n in range(first, 50, 5):
                 drops = [(f"{n}.inp", "x"), (f"{n}.job.toml", f'inputs = ["{n}.inp"]\npriority = {n}')]
                 for name, text in drops[::-1] if job_file_first else drops:
                     (run.folder / name).write_text(text)
                     go_on = time.monotonic() + pause.uniform(0, 0.05)
                     await eventually(lambda go_on=go_on: time.monotonic() >= go_on, "a moment")  # type: ignore[misc]
+
+        async with running(tmp_path, a_config(settle="0.5s")) as run:
+            async with anyio.create_task_group() as lanes:
+                for first in range(5):
+                    lanes.start_soon(lane, run, first)
             await run.wait_intakes(50)
             await run.wait_scans()
             assert sorted(intake.spec.priority for intake in run.jobs) == list(range(50))
@@ -246,7 +252,7 @@ class TestJobFiles:
             assert second.refusal is not None
             assert first.id in second.refusal[1]
 
-    async def test_that_cannot_be_read_is_rejected_alone(self, tmp_path: Path) -> None:
+    async def test_fault_46_that_cannot_be_read_is_rejected_alone(self, tmp_path: Path) -> None:
         async with running(tmp_path) as run:
             rename_in(run, "a.job.toml", "inputs = [")
             assert (await run.wait_refusal())[0] == "job_file_syntax"
@@ -363,7 +369,7 @@ class TestFolders:
             intake = await run.wait_job()
             assert run.claimed(intake, "mesh.inc") == b"all of it"
 
-    async def test_with_a_link_in_it_is_rejected(self, tmp_path: Path) -> None:
+    async def test_fault_70_with_a_link_in_it_is_rejected(self, tmp_path: Path) -> None:
         async with running(tmp_path) as run:
             case = run.home.root / "case"
             case.mkdir()

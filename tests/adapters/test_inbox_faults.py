@@ -8,7 +8,8 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -25,32 +26,30 @@ from waiting import eventually
 if sys.platform != "linux":
     pytest.skip("inotify is Linux", allow_module_level=True)
 
-import asyncinotify
+from solvisor import inotify
 
 
-def no_inotify(code: int) -> type:
-    class Refusing:
-        def __init__(self, **_: object) -> None:
-            raise OSError(code, os.strerror(code))
+def refusing(code: int) -> Callable[..., int]:
+    """A call to the kernel that it refuses."""
 
-    return Refusing
+    def call(*_arguments: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    return call
 
 
 class TestWithoutEvents:
     @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOSYS])
-    async def test_no_inotify_at_all(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-        monkeypatch.setattr(hints, "Inotify", no_inotify(code))
+    async def test_fault_40_no_inotify_at_all(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+        monkeypatch.setattr(inotify, "init", refusing(code))
         with capture_logs() as logs:
             async with running(tmp_path) as run:
                 (run.folder / "a.inp").touch()
                 await run.wait_job()
         assert [line["error"] for line in logs if line["event"] == "inbox.no_inotify"] == [os.strerror(code)]
 
-    async def test_no_watch_left(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def full(*_: object) -> None:
-            raise OSError(errno.ENOSPC, "no watch")
-
-        monkeypatch.setattr(asyncinotify.Inotify, "add_watch", full)
+    async def test_fault_40_no_watch_left(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(inotify, "add_watch", refusing(errno.ENOSPC))
         with capture_logs() as logs:
             async with running(tmp_path) as run:
                 (run.folder / "ccx" / "a.inp").touch()
@@ -58,8 +57,8 @@ class TestWithoutEvents:
         told = [line for line in logs if line["event"] == "inbox.no_inotify"]
         assert {line["raise_limit"] for line in told} == {"fs.inotify.max_user_watches"}
 
-    async def test_events_that_never_come(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(hints, "_MASK", asyncinotify.Mask.DELETE_SELF | asyncinotify.Mask.ONLYDIR)
+    async def test_fault_39_events_that_never_come(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(hints, "_MASK", inotify.DELETE_SELF | inotify.ONLYDIR)
         async with running(tmp_path) as run:
             await run.wait_scans()
             for n in range(50):
@@ -122,7 +121,7 @@ class TestHints:
                     await told.wait()
                 assert not told.drain()
 
-    async def test_an_overflow_makes_no_rename_of_a_write(self, folder: tuple[Path, int]) -> None:
+    async def test_fault_38_an_overflow_makes_no_rename_of_a_write(self, folder: tuple[Path, int]) -> None:
         place, fd = folder
         room = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
         if room > 100_000:
@@ -151,15 +150,41 @@ class TestHints:
             told.drain()
             assert told.renamed == {("r", "b")}
 
+    async def test_a_drop_that_no_event_told_of_is_followed_by_another_look(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(inotify, "init", refusing(errno.EMFILE))
+        inbox = tmp_path / "home" / "inbox"
+        inbox.mkdir(parents=True)
+        (inbox / "a.inp").touch()
+        async with running(tmp_path, a_config(rescan="1h")) as run:
+            run.before_accept = (inbox / "b.inp").touch
+            await eventually(lambda: len(run.intakes) >= 2, "the one that came meanwhile", 10.0)
+
 
 class TestTheFolder:
-    async def test_renamed_away_it_is_made_anew_and_watched(self, tmp_path: Path) -> None:
+    async def test_fault_44_renamed_away_it_is_made_anew_and_watched(self, tmp_path: Path) -> None:
         async with running(tmp_path) as run:
             run.folder.rename(tmp_path / "away")
             await eventually(lambda: run.has_routes, "the inbox is back")
             (run.folder / "a.inp").touch()
             (tmp_path / "away" / "b.inp").touch()
             assert (await run.wait_job()).spec.primary == "a.inp"
+
+    async def test_fault_44_a_folder_made_anew_is_watched_though_it_has_the_inode_number_of_the_old_one(
+        self, tmp_path: Path
+    ) -> None:
+        async with hints.open_hints(tmp_path) as told:
+            with files.in_folder(tmp_path) as fd:
+                told.follow("ccx", fd)
+                ((_, watch),) = told._watches.values()  # type: ignore[attr-defined]
+                inotify.remove_watch(told._fd, watch)  # type: ignore[attr-defined]  # as when a folder goes
+                assert told.drain(), "that is news, too"
+                told.forget()
+                told.follow("ccx", fd)
+                (tmp_path / "a.inp").touch()
+                assert told.drain()
+                assert told.closed == {("ccx", "a.inp")}
 
     async def test_a_share_that_is_not_mounted_is_not_papered_over(self, tmp_path: Path) -> None:
         share = tmp_path / "share"
@@ -172,7 +197,24 @@ class TestTheFolder:
             (share / "a.inp").touch()
             await run.wait_job()
 
-    async def test_replaced_by_another_it_is_that_one_that_counts(self, tmp_path: Path) -> None:
+    async def test_a_share_that_goes_away_with_a_drop_is_not_looked_for_without_rest(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """No event told of the drop, so that another look follows at once: that one alone."""
+        monkeypatch.setattr(inotify, "init", refusing(errno.EMFILE))
+        share = tmp_path / "share"
+        share.mkdir()
+        async with running(tmp_path, a_config(rescan="50ms"), inbox=share) as run:
+            run.before_accept = partial(share.rename, tmp_path / "away")
+            (share / "a.inp").touch()
+            await run.wait_job()
+            await eventually(lambda: "cannot be read" in (run.inbox.trouble or ""), "it is gone")
+            before = run.inbox.scans
+            for _ in range(100):
+                await run.inbox._hand.do(lambda: None)
+            assert run.inbox.scans < before + 20
+
+    async def test_fault_44_replaced_by_another_it_is_that_one_that_counts(self, tmp_path: Path) -> None:
         async with running(tmp_path, a_config(rescan="1h")) as run:
             other = tmp_path / "other"
             other.mkdir()
@@ -209,7 +251,7 @@ class TestTheFolder:
 
 
 class TestClaims:
-    async def test_deleted_before_the_claim_it_is_ignored(
+    async def test_fault_43_deleted_before_the_claim_it_is_ignored(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         real = Claims.claim_round
@@ -267,7 +309,7 @@ class TestClaims:
         assert 1 <= len(run.intakes) <= 2
         assert len(os.listdir(run.home.work)) == len(run.intakes)
 
-    async def test_a_disk_that_fails_ends_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_fault_29_a_disk_that_fails_ends_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def failing(*_: object) -> None:
             raise NotDurable(errno.EIO, "fsync failed")
 
@@ -284,7 +326,7 @@ class TestClaims:
         with pytest.raises(NotDurable):
             await inbox.run(accept)
 
-    async def test_a_full_disk_is_waited_out(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_fault_26_a_full_disk_is_waited_out(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         real = Claims.claim_round
         tries: list[None] = []
 
@@ -295,7 +337,7 @@ class TestClaims:
             return real(claims, takes)
 
         monkeypatch.setattr(Claims, "claim_round", full_at_first)
-        monkeypatch.setattr("solvisor.inbox._BLOCKED_SECONDS", 0.2)
+        monkeypatch.setattr("solvisor.inbox._DISK_SECONDS", 0.2)
         with capture_logs() as logs:
             async with running(tmp_path) as run:
                 (run.folder / "a.inp").touch()

@@ -17,10 +17,10 @@ import pytest
 
 from solvisor import config
 from solvisor.filetext import OVERLAP, WINDOW, search
-from solvisor.judge import judge
+from solvisor.judge import LOGS, judge
 from solvisor.kinds import CommandSolver
 from solvisor.model import Cause, Check, ExitFacts, JobSpec, Source, Verdict
-from solvisor.solvers.command import prepare
+from solvisor.solvers.command import Command, prepare
 
 DATA = Path(__file__).parent.parent / "data"
 PROFILES = config.load(DATA / "profiles.toml")
@@ -59,7 +59,8 @@ def run(tmp_path: Path, solver_name: str, sample: str, params: dict[str, Any] | 
         (tmp_path / name).mkdir()
         shutil.copy(DATA / "samples" / sample, tmp_path / name)
     job = spec(Path(sample).name, solver_name, params=params or {})
-    prepared = prepare(solver, solver_name, job, tmp_path, environ, DATA, {})
+    command = Command("command", solver.command, solver, solver_name, environ, DATA, {})
+    prepared = prepare(command, job, str(tmp_path))
     timed_out = False
     with (tmp_path / "stdout.log").open("ab") as stdout, (tmp_path / "stderr.log").open("ab") as stderr:
         process = subprocess.Popen(
@@ -196,6 +197,7 @@ class Attempt:
         params: dict[str, Any] | None = None,
         timed_out: bool = False,
         unchanged: Collection[str] = (),
+        silent: Collection[str] = (),
         **facts: Any,
     ) -> Verdict:
         text = f'[solver.x]\ncommand = ["x"]\n{more}\n[solver.x.success]\n{success}\n'
@@ -204,7 +206,7 @@ class Attempt:
             exit_code = None
         ended = ExitFacts(exit_code, signal, 0, **facts)
         job = spec(primary, params=params or {})
-        return judge(solver, job, self.folder, ended, timed_out=timed_out, unchanged=unchanged)
+        return judge(solver, job, self.folder, ended, timed_out=timed_out, unchanged=unchanged, silent=silent)
 
 
 @pytest.fixture
@@ -377,6 +379,20 @@ class TestOutputs:
         assert verdict.message == (None if good else "output b\\xe4r\\x0a.frd is empty")
         msgspec.json.encode(verdict)
 
+    def test_a_folder_on_the_way_is_no_link_whether_it_is_named_or_fits_a_pattern(
+        self, attempt: Attempt, tmp_path: Path
+    ) -> None:
+        (tmp_path / "others").mkdir()
+        (tmp_path / "others" / "beam.frd").write_text("data of someone else")
+        (attempt.output / "sub").symlink_to(tmp_path / "others")
+        (attempt.output / "real").mkdir()
+        (attempt.output / "real" / "beam.frd").write_text("data")
+        (attempt.output / "file").write_text("data")
+        for path in ("sub/beam.frd", "s*/beam.frd", "sub/*", "file/beam.frd", "f*/*"):
+            assert self.check(attempt, f"outputs = ['{path}']")[0] == "output_missing", path
+        for path in ("real/beam.frd", "r*/beam.frd", "real/*", "r*/*", "./real/beam.frd"):
+            assert self.check(attempt, f"outputs = ['{path}']")[0] is None, path
+
     def test_an_output_folder_that_is_a_link_has_nothing_in_it(self, attempt: Attempt, tmp_path: Path) -> None:
         attempt.output.rmdir()
         (tmp_path / "others").mkdir()
@@ -399,11 +415,13 @@ class TestOutputs:
 
     def test_a_parameter_cannot_lead_outside(self, attempt: Attempt, tmp_path: Path) -> None:
         (tmp_path / "secret").write_text("data")
+        (attempt.output / "here").write_text("data")
         more = 'params = { where = { type = "str" } }'
         success = 'outputs = ["{params.where}"]'
-        for where in ("../secret", str(tmp_path / "secret"), "..", ""):
+        (attempt.output / "sub").mkdir()
+        for where in ("../secret", "sub/../../secret", "sub/../here", str(tmp_path / "secret"), "..", ""):
             assert self.check(attempt, success, more=more, params={"where": where})[0] == "output_missing"
-        (attempt.output / "here").write_text("data")
+            assert self.check(attempt, success, more=more, params={"where": f"{where}*"})[0] == "output_missing"
         assert self.check(attempt, success, more=more, params={"where": "here"})[0] is None
 
     def test_a_parameter_without_value_fails_the_check(self, attempt: Attempt) -> None:
@@ -495,6 +513,17 @@ class TestLogs:
         assert attempt.judge("").log_tail == "done"
         attempt.logs("y" * 9000, "")
         assert attempt.judge("").log_tail == "y" * 4096
+
+    @pytest.mark.parametrize("success", ["", "log_forbid = ['^$']", "log_forbid = ['NaN']", "error_pattern = '^$'"])
+    @pytest.mark.parametrize("exit_code", [0, 1])
+    def test_what_is_known_to_be_empty_need_not_be_read(self, attempt: Attempt, success: str, exit_code: int) -> None:
+        attempt.logs("", "")
+        read = attempt.judge(success, exit_code=exit_code)
+        for log in LOGS:
+            (attempt.folder / log).unlink()
+        assert attempt.judge(success, exit_code=exit_code, silent=LOGS) == read
+        attempt.logs("the end", "")
+        assert attempt.judge("", exit_code=exit_code, silent={"stderr.log"}).log_tail == "the end"
 
     def test_the_tail_is_of_the_log_that_tells_more(self, attempt: Attempt) -> None:
         attempt.logs("all went well\n", "a warning\n")

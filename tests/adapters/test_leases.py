@@ -147,7 +147,7 @@ def test_a_server_can_listen_on_a_leased_port(make: Callable[..., Leases]) -> No
         server.listen()
 
 
-def test_a_range_of_one_is_exhausted_and_says_so(make: Callable[..., Leases]) -> None:
+def test_fault_22_a_range_of_one_is_exhausted_and_says_so(make: Callable[..., Leases]) -> None:
     ports = spare(1)
     clock = Clock()
     leases = make(ports, clock=clock)
@@ -242,7 +242,7 @@ def test_the_address_of_the_server_is_the_one_that_counts(make: Callable[..., Le
 
 
 @linux
-def test_a_port_whose_connections_just_ended_is_passed_over(make: Callable[..., Leases]) -> None:
+def test_fault_21_a_port_whose_connections_just_ended_is_passed_over(make: Callable[..., Leases]) -> None:
     ports = spare(1)
     leases = make(ports)
     lease = take(leases)
@@ -345,7 +345,7 @@ def test_no_descriptor_left_is_no_port_missing_and_leaks_nothing(make: Callable[
 # --- several daemons --------------------------------------------------------------------------------------------------
 
 
-def test_two_daemons_share_a_range(make: Callable[..., Leases], start: Start) -> None:
+def test_fault_25_two_daemons_share_a_range(make: Callable[..., Leases], start: Start) -> None:
     ports = spare(4)
     leases = make(ports)
     mine = [take(leases), take(leases)]
@@ -415,7 +415,7 @@ def race(start: Start, marks: Path, *blind: str) -> tuple[list[list[int]], list[
     return first, [line(racer) for racer in racers]
 
 
-def test_two_daemons_never_have_the_same_port(start: Start, tmp_path: Path) -> None:
+def test_fault_25_two_daemons_never_have_the_same_port(start: Start, tmp_path: Path) -> None:
     first, results = race(start, tmp_path / "marks")
     assert len(first[0]) + len(first[1]) == len({*first[0], *first[1]}) == 6
     for turns, overlaps in results:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ if sys.platform == "win32":
     pytest.skip("sockets of Linux", allow_module_level=True)
 
 from solvisor.process import listeners, proc
-from solvisor.process.listeners import facing, held_by, on_port, owner
+from solvisor.process.listeners import Lookout, facing, held_by, on_port, owner
 
 
 @pytest.fixture(params=["sock_diag", "table"])
@@ -138,6 +138,8 @@ def test_who_gets_a_connection(sockets: ExitStack, host: str, addresses: list[st
     port = made[0].getsockname()[1]
     found = facing(host, on_port(port))
     assert [listener.address for listener in found] == ([want] if want else [])
+    with closing(Lookout(host, port)) as lookout:
+        assert lookout.sees() == (want is not None)
     # And so it is:
     for each in made:
         each.setblocking(False)
@@ -147,6 +149,29 @@ def test_who_gets_a_connection(sockets: ExitStack, host: str, addresses: list[st
         assert want is None
     else:
         wait_until(lambda: any(accepts(each, sockets) for each in made if inode(each) == found[0].inode), "an accept")
+
+
+def test_a_glance_sees_what_listens_and_nothing_else(sockets: ExitStack) -> None:
+    bound = sockets.enter_context(socket.socket())
+    bound.bind(("127.0.0.1", 0))
+    port = bound.getsockname()[1]
+    lookout = sockets.enter_context(closing(Lookout("127.0.0.1", port)))
+    assert not lookout.sees()
+    bound.listen()
+    assert lookout.sees()
+    sockets.enter_context(socket.create_connection(bound.getsockname()))
+    accepted = sockets.enter_context(bound.accept()[0])
+    bound.close()
+    assert accepted.getsockname()[1] == port
+    assert not lookout.sees(), "a connection from that port is no listener"
+
+
+def test_where_the_kernel_tells_nothing_there_is_no_glance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listeners, "_NETLINK_SOCK_DIAG", 31)
+    with pytest.raises(OSError, match="rotocol"):
+        Lookout("127.0.0.1", 1)
+    with pytest.raises(ValueError, match="localhost"):
+        Lookout("localhost", 1)
 
 
 def accepts(made: socket.socket, sockets: ExitStack) -> bool:
@@ -184,7 +209,7 @@ class Bench:
 
     async def listening(self, attempt: Attempt) -> tuple[Attempt, LocalHandle, int]:
         """A server that listens, and the inode of its socket."""
-        handle = await self._backend.launch(attempt.spec)
+        handle = await self._backend.launch(attempt.ready)
         await eventually(lambda: attempt.read("listening").endswith("\n"), "a server that listens")
         (listener,) = on_port(int(attempt.read("listening").split()[1]))
         return attempt, handle, listener.inode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -18,9 +19,21 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from process_kit import ENVIRONMENT, PATH, PROGRAMS, WITHOUT_A_CLUE, Attempts, is_alive, is_gone, orphans, ticks_passed
+from process_kit import (
+    ENVIRONMENT,
+    HOME_ID,
+    PATH,
+    PROGRAMS,
+    WITHOUT_A_CLUE,
+    Attempts,
+    given,
+    is_alive,
+    is_gone,
+    orphans,
+)
 from solvisor.backends.local import LocalBackend, LocalHandle
 from solvisor.errors import SpawnError
+from solvisor.interfaces import AttemptSpec
 from solvisor.process import proc
 from waiting import eventually
 
@@ -29,6 +42,7 @@ if sys.platform == "win32":
 
 
 LOOPS = "both"
+STARTERS = "both"
 
 # For a shell that the test process started; it ends with that, too.
 WAIT_FOR_GO = "until test -e go || ! kill -0 $PPID; do sleep 0.01; done"
@@ -36,7 +50,7 @@ WAIT_FOR_GO = "until test -e go || ! kill -0 $PPID; do sleep 0.01; done"
 
 @pytest.fixture
 async def backend() -> AsyncIterator[LocalBackend]:
-    async with LocalBackend(kill_wait_seconds=20) as backend:
+    async with LocalBackend(HOME_ID, kill_wait_seconds=20) as backend:
         yield backend
         assert orphans() == [], "every test ends with nothing left, not even a zombie"
 
@@ -50,21 +64,21 @@ def attempts(tmp_path: Path) -> Attempts:
 
 
 async def test_exit_code(backend: LocalBackend, attempts: Attempts) -> None:
-    handle = await backend.launch(attempts.shell("exit 3").spec)
+    handle = await backend.launch(attempts.shell("exit 3").ready)
     facts = await handle.wait()
     assert (facts.exit_code, facts.signal) == (3, None)
     assert (facts.stopped, facts.unkillable, facts.log_cut_bytes) == (False, False, 0)
     assert abs(facts.finished_us - time.time_ns() // 1000) < 60_000_000
 
 
-async def test_signal(backend: LocalBackend, attempts: Attempts) -> None:
-    facts = await (await backend.launch(attempts.shell("kill -SEGV $$").spec)).wait()
+async def test_fault_03_a_crash_is_a_signal(backend: LocalBackend, attempts: Attempts) -> None:
+    facts = await (await backend.launch(attempts.shell("kill -SEGV $$").ready)).wait()
     assert (facts.exit_code, facts.signal, facts.stopped) == (None, signal.SIGSEGV, False)
 
 
 async def test_handle_names_the_leader(backend: LocalBackend, attempts: Attempts) -> None:
     attempt = attempts.shell("echo $$ > pid; sleep 1000")
-    handle = await backend.launch(attempt.spec)
+    handle = await backend.launch(attempt.ready)
     leader = proc.read_process(attempt.pid())
     assert leader is not None
     assert (handle.pid, handle.pid_start) == (leader.pid, leader.start)
@@ -77,27 +91,27 @@ async def test_handle_names_the_leader(backend: LocalBackend, attempts: Attempts
 async def test_logs_are_appended_to(backend: LocalBackend, attempts: Attempts) -> None:
     attempt = attempts.shell("echo out; echo err >&2")
     Path(attempt.spec.stdout).write_text("before\n")
-    await (await backend.launch(attempt.spec)).wait()
+    await (await backend.launch(attempt.ready)).wait()
     assert attempt.stdout == "before\nout\n"
     assert Path(attempt.spec.stderr).read_text() == "err\n"
     assert Path(attempt.spec.stderr).stat().st_mode & 0o007 == 0
 
 
 async def test_stdin_is_empty(backend: LocalBackend, attempts: Attempts) -> None:
-    assert (await (await backend.launch(attempts("cat").spec)).wait()).exit_code == 0
+    assert (await (await backend.launch(attempts("cat").ready)).wait()).exit_code == 0
 
 
 async def test_argv_reaches_no_shell(backend: LocalBackend, attempts: Attempts) -> None:
     hostile = ["; rm -rf x", "two words", "two\nlines", "$HOME", "`id`", "*", "", "-n", "'", "ä\udcff"]
     attempt = attempts.python("show_argv.py", *hostile)
-    assert (await (await backend.launch(attempt.spec)).wait()).exit_code == 0
+    assert (await (await backend.launch(attempt.ready)).wait()).exit_code == 0
     assert json.loads(attempt.stdout) == hostile
 
 
 async def test_environment_is_exact(backend: LocalBackend, attempts: Attempts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_OF_THE_DAEMON", "1")
     attempt = attempts("env", env={"PATH": PATH, "OMP_NUM_THREADS": "2"})
-    await (await backend.launch(attempt.spec)).wait()
+    await (await backend.launch(attempt.ready)).wait()
     assert sorted(attempt.stdout.splitlines()) == [
         "OMP_NUM_THREADS=2",
         f"PATH={PATH}",
@@ -109,20 +123,21 @@ async def test_no_file_and_no_ignored_signal_is_inherited(backend: LocalBackend,
     read_end, write_end = os.pipe()
     os.set_inheritable(write_end, True)
     try:
-        attempt = attempts.shell("ls /proc/self/fd; grep SigIgn /proc/self/status")
-        await (await backend.launch(attempt.spec)).wait()
+        attempt = attempts.shell("ls /proc/self/fd; grep -E 'Sig(Blk|Ign)' /proc/self/status")
+        await (await backend.launch(attempt.ready)).wait()
     finally:
         os.close(read_end)
         os.close(write_end)
-    *fds, ignored = attempt.stdout.splitlines()
+    *fds, blocked, ignored = attempt.stdout.splitlines()
     assert fds == ["0", "1", "2", "3"]  # 3 is the listing itself
-    assert int(ignored.split()[1], 16) & (1 << (signal.SIGPIPE - 1)) == 0
+    assert int(blocked.split()[1], 16) == 0
+    assert int(ignored.split()[1], 16) & (1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1)) == 0
 
 
 # What cannot be started
 
 
-async def test_what_cannot_be_started(backend: LocalBackend, attempts: Attempts, tmp_path: Path) -> None:
+async def test_fault_01_what_cannot_be_started(backend: LocalBackend, attempts: Attempts, tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.write_text("no program")
     headless = tmp_path / "headless"
@@ -148,16 +163,34 @@ async def test_what_cannot_be_started(backend: LocalBackend, attempts: Attempts,
     ]
     for spec, reason, words in cases:
         with pytest.raises(SpawnError) as caught:
-            await backend.launch(spec)
+            await backend.launch(given(spec))
         assert (caught.value.reason, words in str(caught.value)) == (reason, True), str(caught.value)
-    assert (await (await backend.launch(good)).wait()).exit_code == 0
+    assert (await (await backend.launch(lambda: good)).wait()).exit_code == 0
+
+
+async def test_what_cannot_be_prepared_is_not_started(backend: LocalBackend, attempts: Attempts) -> None:
+    def prepare(error: Exception) -> AttemptSpec:
+        assert threading.current_thread().name == "solvisor-launcher"
+        raise error
+
+    disk_full = OSError(errno.ENOSPC, "No space left on device", "beam.inp")
+    with pytest.raises(SpawnError, match=r"its files could not be staged: .*No space left.*beam\.inp") as caught:
+        await backend.launch(lambda: prepare(disk_full))
+    assert (caught.value.reason, caught.value.__cause__) == ("staging", disk_full)
+    with pytest.raises(SpawnError, match="no such model") as caught:
+        await backend.launch(lambda: prepare(SpawnError("program_missing", "no such model")))
+    assert caught.value.reason == "program_missing"
+    with pytest.raises(RuntimeError) as broken:
+        await backend.launch(lambda: prepare(ValueError("a defect")))
+    assert isinstance(broken.value.__cause__, ValueError)
+    assert (await (await backend.launch(attempts("true").ready)).wait()).exit_code == 0
 
 
 async def test_one_token_runs_once(backend: LocalBackend, attempts: Attempts) -> None:
     spec = attempts("sleep", "1000").spec
-    handle = await backend.launch(spec)
+    handle = await backend.launch(lambda: spec)
     with pytest.raises(SpawnError, match="runs already"):
-        await backend.launch(spec)
+        await backend.launch(lambda: spec)
     handle.stop(now=True)
     await handle.wait()
 
@@ -192,13 +225,13 @@ async def test_a_hung_start_holds_up_nothing_else(
 ) -> None:
     program, let_it_load = hanging_program
     running = attempts.shell(f"{WAIT_FOR_GO}; setsid sleep 1000 & exit 4")
-    handle = await backend.launch(running.spec)
+    handle = await backend.launch(running.ready)
     # In the folder of another attempt: a clue that must not be followed while the program is not loaded.
     hung = replace(attempts(program, "-c", "exit 5").spec, cwd=running.spec.cwd)
     started: list[LocalHandle] = []
 
     async def launch() -> None:
-        started.append(await backend.launch(hung))
+        started.append(await backend.launch(lambda: hung))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(launch)
@@ -216,118 +249,14 @@ async def test_an_abandoned_start_leaves_nothing(
     program, let_it_load = hanging_program
     hung = attempts(program, "-c", "sleep 1000; exit")
     with anyio.move_on_after(0.1) as scope:
-        await backend.launch(hung.spec)
+        await backend.launch(hung.ready)
     assert scope.cancelled_caught
     let_it_load()
-    assert (await (await backend.launch(attempts("true").spec)).wait()).exit_code == 0
+    assert (await (await backend.launch(attempts("true").ready)).wait()).exit_code == 0
     await eventually(lambda: orphans() == [], "the abandoned start to be killed")
 
 
-# Whole trees
-
-
-@pytest.mark.parametrize(
-    "script",
-    [
-        "sh -c 'echo $$ > pid; exec sleep 1000' &",
-        "(sh -c 'echo $$ > pid; exec sleep 1000' &)",
-        "setsid sh -c 'echo $$ > pid; exec sleep 1000' &",
-        "setsid sh -c 'setsid sh -c \"echo \\$\\$ > pid; exec sleep 1000\" & sleep 1000' &",
-        "env -i setsid sh -c 'echo $$ > pid; exec sleep 1000' > /dev/null 2>&1 &",
-        'env -i setsid sh -c \'cd /; echo $$ > "$0"; exec sleep 1000\' "$PWD/pid" &',
-        'setsid sh -c \'cd /; echo $$ > "$0"; exec sleep 1000\' "$PWD/pid" > /dev/null 2>&1 &',
-        f"env -i {sys.executable} -S {PROGRAMS / 'own_group.py'} $PWD/pid > /dev/null 2>&1 &",
-        "setsid sh -c 'trap \"\" TERM HUP; echo $$ > pid; kill -STOP $$' &",
-    ],
-    ids=[
-        "group",
-        "double fork",
-        "setsid",
-        "setsid twice",
-        "folder only",
-        "log only",
-        "token only",
-        "session only",
-        "stopped",
-    ],
-)
-async def test_nothing_outlives_the_leader(backend: LocalBackend, attempts: Attempts, script: str) -> None:
-    """Also beside another attempt, where it takes a clue to know whose the orphan is."""
-    older = attempts.shell(f"echo $$ > pid; {WAIT_FOR_GO}")
-    older_handle = await backend.launch(older.spec)
-    older.pid()
-    attempt = attempts.shell(f"{script}\nuntil test -s pid; do :; done; exit 3")
-    handle = await backend.launch(attempt.spec)
-    with anyio.fail_after(30):
-        facts = await handle.wait()
-    assert (facts.exit_code, facts.stopped) == (3, False)
-    assert is_gone(attempt.pid())
-    (older.folder / "go").touch()
-    assert (await older_handle.wait()).exit_code == 0
-
-
-async def test_a_lonely_orphan_without_a_clue(backend: LocalBackend, attempts: Attempts) -> None:
-    attempt = attempts.shell(f"{WITHOUT_A_CLUE} & until test -s pid; do :; done; exit 3")
-    handle = await backend.launch(attempt.spec)
-    assert (await handle.wait()).exit_code == 3
-    assert is_gone(attempt.pid())
-
-
-async def test_orphan_without_a_clue_waits_for_all_that_may_own_it(backend: LocalBackend, attempts: Attempts) -> None:
-    idle = f"echo $$ > pid; {WAIT_FOR_GO}"
-    older = attempts.shell(idle)
-    older_handle = await backend.launch(older.spec)
-    older.pid()
-    # It stays a child of its maker until that ends: had it been an orphan before, it might have been seen with a clue.
-    maker = attempts.shell(f"{WITHOUT_A_CLUE} & {WAIT_FOR_GO}")
-    maker_handle = await backend.launch(maker.spec)
-    orphan = proc.read_process(maker.pid())
-    assert orphan is not None
-    await eventually(ticks_passed(orphan), "a later tick")
-    younger = attempts.shell(idle)
-    younger_handle = await backend.launch(younger.spec)
-    younger.pid()
-
-    (maker.folder / "go").touch()
-    assert (await maker_handle.wait()).exit_code == 0
-    assert is_alive(orphan.pid), "it may be the older one's, which still runs"
-
-    (older.folder / "go").touch()
-    assert (await older_handle.wait()).exit_code == 0
-    assert is_gone(orphan.pid), "the one that still runs is younger than the orphan"
-
-    assert is_alive(younger_handle.pid)
-    (younger.folder / "go").touch()
-    assert (await younger_handle.wait()).exit_code == 0
-
-
-async def test_an_end_hurts_nobody_else(backend: LocalBackend, attempts: Attempts) -> None:
-    """What other attempts put in the background, and what other code of this process started, lives on."""
-    with subprocess.Popen(["sleep", "1000"]) as own:  # noqa: ASYNC220  it returns at once
-        other = attempts.shell(f"setsid sh -c 'echo $$ > pid; exec sleep 1000' & {WAIT_FOR_GO}")
-        other_handle = await backend.launch(other.spec)
-        other_pid = other.pid()
-        for _ in range(5):
-            leaver = await backend.launch(attempts.shell("setsid sleep 1000 & exit 0").spec)
-            assert (await leaver.wait()).exit_code == 0
-        assert own.poll() is None
-        assert is_alive(other_pid)
-        assert is_alive(other_handle.pid)
-        (other.folder / "go").touch()
-        assert (await other_handle.wait()).exit_code == 0
-        assert is_gone(other_pid)
-        assert own.poll() is None
-        own.kill()
-
-
-async def test_orphans_of_a_long_run_leave_no_zombies(backend: LocalBackend, attempts: Attempts) -> None:
-    attempt = attempts.shell(f"(setsid true &) ; (true &); echo $$ > pid; {WAIT_FOR_GO}")
-    handle = await backend.launch(attempt.spec)
-    attempt.pid()
-    await eventually(lambda: len(proc.children(os.getpid())) == 1, "all but the leader reaped")
-    assert is_alive(handle.pid)
-    (attempt.folder / "go").touch()
-    assert (await handle.wait()).exit_code == 0
+# One after another
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -344,7 +273,7 @@ async def test_dropped_popens_do_not_steal_exits(backend: LocalBackend, attempts
         dropper.start()
     try:
         for code in range(60):
-            facts = await (await backend.launch(attempts.shell(f"exit {code}").spec)).wait()
+            facts = await (await backend.launch(attempts.shell(f"exit {code}").ready)).wait()
             assert facts.exit_code == code
     finally:
         enough.set()
@@ -358,9 +287,9 @@ async def test_many_launches_leave_no_files_and_no_threads(backend: LocalBackend
         for number in range(count):
             if number % 4 == 0:
                 with pytest.raises(SpawnError):
-                    await backend.launch(attempts("no-such-solver").spec)
+                    await backend.launch(attempts("no-such-solver").ready)
                 continue
-            handle = await backend.launch(attempts("sleep", "1000" if number % 4 == 1 else "0").spec)
+            handle = await backend.launch(attempts("sleep", "1000" if number % 4 == 1 else "0").ready)
             if number % 4 == 1:
                 handle.stop(now=True)
             await handle.wait()
@@ -384,14 +313,14 @@ async def stop_and_wait(handle: LocalHandle, *, now: bool = False) -> tuple[int 
 
 async def test_stop_is_polite(backend: LocalBackend, attempts: Attempts) -> None:
     attempt = attempts.shell("trap 'exit 5' TERM; echo $$ > pid; while kill -0 $PPID; do sleep 0.01; done", grace=1000)
-    handle = await backend.launch(attempt.spec)
+    handle = await backend.launch(attempt.ready)
     attempt.pid()
     assert await stop_and_wait(handle) == (5, None)
 
 
-async def test_grace_ends_in_a_kill(backend: LocalBackend, attempts: Attempts) -> None:
+async def test_fault_04_grace_ends_in_a_kill(backend: LocalBackend, attempts: Attempts) -> None:
     attempt = attempts.shell("trap '' TERM; echo $$ > pid; while kill -0 $PPID; do sleep 0.01; done", grace=0.4)
-    handle = await backend.launch(attempt.spec)
+    handle = await backend.launch(attempt.ready)
     attempt.pid()
     begun = time.monotonic()
     assert await stop_and_wait(handle) == (None, signal.SIGKILL)
@@ -400,7 +329,7 @@ async def test_grace_ends_in_a_kill(backend: LocalBackend, attempts: Attempts) -
 
 async def test_now_overtakes_the_grace(backend: LocalBackend, attempts: Attempts) -> None:
     attempt = attempts.shell("trap '' TERM; echo $$ > pid; while kill -0 $PPID; do sleep 0.01; done", grace=1000)
-    handle = await backend.launch(attempt.spec)
+    handle = await backend.launch(attempt.ready)
     attempt.pid()
     handle.stop()
     handle.stop()
@@ -416,7 +345,7 @@ async def test_the_grace_is_the_whole_trees(backend: LocalBackend, attempts: Att
     attempt = attempts.shell(
         f"(cd . && mkdir -p away && cd away && exec setsid {saver}) & {saver}; sleep 1000", grace=1000
     )
-    handle = await backend.launch(attempt.spec)
+    handle = await backend.launch(attempt.ready)
     for folder in (attempt.folder, attempt.folder / "away"):
         await eventually((folder / "ready").exists, "the solver to be ready")
     assert await stop_and_wait(handle) == (None, signal.SIGTERM)
@@ -427,22 +356,22 @@ async def test_the_grace_is_the_whole_trees(backend: LocalBackend, attempts: Att
 async def test_the_grace_of_what_is_left_ends_too(backend: LocalBackend, attempts: Attempts) -> None:
     stubborn = "sh -c 'trap \"\" TERM; echo $$ > pid; while kill -0 $1; do sleep 0.01; done' sh $PPID"
     attempt = attempts.shell(f"{stubborn}; sleep 1000", grace=0.3)
-    handle = await backend.launch(attempt.spec)
+    handle = await backend.launch(attempt.ready)
     left = attempt.pid()
     assert await stop_and_wait(handle) == (None, signal.SIGTERM)
     assert is_gone(left)
 
 
 @pytest.mark.parametrize("now", [False, True])
-async def test_a_stopped_tree_still_ends(backend: LocalBackend, attempts: Attempts, now: bool) -> None:
+async def test_fault_08_a_stopped_tree_still_ends(backend: LocalBackend, attempts: Attempts, now: bool) -> None:
     attempt = attempts.shell("echo $$ > pid; kill -STOP $$; sleep 1000", grace=1000)
-    handle = await backend.launch(attempt.spec)
+    handle = await backend.launch(attempt.ready)
     await eventually(lambda: (leader := proc.read_process(handle.pid)) and leader.state == "T", "the leader stopped")
     assert await stop_and_wait(handle, now=now) == (None, signal.SIGKILL if now else signal.SIGTERM)
 
 
 async def test_stop_after_the_end_is_nothing(backend: LocalBackend, attempts: Attempts) -> None:
-    handle = await backend.launch(attempts("true").spec)
+    handle = await backend.launch(attempts("true").ready)
     facts = await handle.wait()
     handle.stop()
     handle.stop(now=True)
@@ -456,7 +385,7 @@ async def test_stop_after_the_end_is_nothing(backend: LocalBackend, attempts: At
 
 async def test_a_cancelled_wait_touches_nothing(backend: LocalBackend, attempts: Attempts) -> None:
     attempt = attempts.shell(f"echo $$ > pid; {WAIT_FOR_GO}; exit 6")
-    handle = await backend.launch(attempt.spec)
+    handle = await backend.launch(attempt.ready)
     attempt.pid()
     for _ in range(3):
         with anyio.move_on_after(0.05) as scope:
@@ -486,24 +415,24 @@ async def test_closing_kills_whatever_still_runs(attempts: Attempts) -> None:
     async with LocalBackend() as backend:
         for script in scripts:
             attempt = attempts.shell(script, grace=1000)
-            pids.append((handle := await backend.launch(attempt.spec)).pid)
+            pids.append((handle := await backend.launch(attempt.ready)).pid)
             pids.append(attempt.pid())
     assert [pid for pid in pids if not is_gone(pid)] == []
     assert orphans() == []
     handle.stop(now=True)
     with pytest.raises(SpawnError, match="not open"):
-        await backend.launch(attempts("true").spec)
+        await backend.launch(attempts("true").ready)
 
 
 async def test_closing_kills_a_program_that_hangs_while_it_is_loaded(
     attempts: Attempts, hanging_program: tuple[str, Callable[[], None]]
 ) -> None:
     program, _ = hanging_program
-    async with LocalBackend() as backend:
-        with anyio.move_on_after(0.1) as scope:
-            await backend.launch(attempts(program, "-c", "sleep 1000; exit").spec)
-        assert scope.cancelled_caught
-        assert orphans()
+    async with LocalBackend() as backend, anyio.create_task_group() as tasks:
+        tasks.start_soon(backend.launch, attempts(program, "-c", "sleep 1000; exit").ready)
+        await eventually(orphans, "it hangs")
+        tasks.cancel_scope.cancel()
+    assert tasks.cancel_scope.cancelled_caught
     assert orphans() == []
 
 
@@ -515,7 +444,7 @@ async def test_processor_time_is_of_the_whole_tree(backend: LocalBackend, attemp
     attempt = attempts.shell(
         f"{burn}; mkdir away; (cd away && setsid {burn} &); until test -e away/burnt; do sleep 0.01; done"
     )
-    usage = (await (await backend.launch(attempt.spec)).wait()).usage
+    usage = (await (await backend.launch(attempt.ready)).wait()).usage
     assert usage.cpu_user_seconds is not None
     assert usage.cpu_system_seconds is not None
     assert usage.cpu_user_seconds + usage.cpu_system_seconds >= 0.6, "the waited-for child and the orphan"
@@ -543,10 +472,10 @@ async def test_memory_is_never_the_daemons_own(peak: int, size: int, looks: int,
 # Logs
 
 
-async def test_a_log_loses_its_middle(backend: LocalBackend, attempts: Attempts) -> None:
+async def test_fault_12_a_log_loses_its_middle(backend: LocalBackend, attempts: Attempts) -> None:
     size = 200_000_000
     attempt = attempts.shell(f"echo BEGIN; yes | head -c {size}; echo END; exit 2", log_max=1 << 20)
-    facts = await (await backend.launch(attempt.spec)).wait()
+    facts = await (await backend.launch(attempt.ready)).wait()
     text = attempt.stdout
     head, cut, tail = text.partition("[solvisor: ")
     assert facts.exit_code == 2
@@ -560,12 +489,20 @@ async def test_a_log_loses_its_middle(backend: LocalBackend, attempts: Attempts)
     assert sorted(os.listdir(attempt.folder.parent)) == ["output", "stderr.log", "stdout.log"]
 
 
-async def test_a_log_is_bounded_while_its_program_runs(backend: LocalBackend, attempts: Attempts) -> None:
+async def test_fault_12_a_log_without_a_single_line(backend: LocalBackend, attempts: Attempts) -> None:
+    attempt = attempts.shell("head -c 50000000 /dev/zero", log_max=1 << 20)
+    facts = await (await backend.launch(attempt.ready)).wait()
+    size = Path(attempt.spec.stdout).stat().st_size
+    assert size <= 1 << 20
+    assert facts.log_cut_bytes >= 50_000_000 - size
+
+
+async def test_fault_12_a_log_is_bounded_while_its_program_runs(backend: LocalBackend, attempts: Attempts) -> None:
     attempt = attempts.shell(
         f"yes | head -c 30000000; echo $$ > pid; {WAIT_FOR_GO}",
         log_max=1 << 20,
     )
-    handle = await backend.launch(attempt.spec)
+    handle = await backend.launch(attempt.ready)
     attempt.pid()
     log = Path(attempt.spec.stdout)
     assert log.stat().st_size == 30_000_000
@@ -591,7 +528,7 @@ async def test_nothing_done_to_its_log_keeps_an_end_from_being_told(
     backend: LocalBackend, attempts: Attempts, obstacle: str
 ) -> None:
     attempt = attempts.shell(f"yes | head -c 3000000; {obstacle}; exit 4", log_max=1 << 20)
-    handle = await backend.launch(attempt.spec)
+    handle = await backend.launch(attempt.ready)
     with anyio.fail_after(30):
         facts = await handle.wait()
     assert facts.exit_code == 4

@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from solvisor.solvers.modelcache import Built, ModelCache
+from solvisor.solvers.modelcache import Built, ModelCache, ModelCaches
 from waiting import eventually
 
 BUILT = Built("M", "M_init.xml")
@@ -181,3 +181,18 @@ async def test_a_damaged_note_means_compiling_again(place: Path) -> None:
     (place / "a" / "model.json").write_text("{")
     assert await use(cache, "a", compiler)
     assert not await use(cache, "a", compiler)
+
+
+async def test_fault_87_a_solver_configured_anew_keeps_the_cache_in_which_others_still_compile(place: Path) -> None:
+    caches, compiler = ModelCaches(place), Compiler()
+    compiler.gate = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(use, caches.of("omc", 1 << 20), "a", compiler)
+        await eventually(lambda: compiler.folders, "it is being compiled")
+        after = caches.of("omc", 3500)
+        await use(after, "b", Compiler())
+        assert compiler.folders[0].exists(), "it was taken for what a crash left"
+        compiler.gate.set()
+    assert not await use(after, "a", Compiler())
+    assert after.limit == 3500
+    assert caches.of("other", 1) is not after

@@ -19,7 +19,7 @@ from process_kit import is_gone, orphans
 from solvisor.backends.local import LocalBackend
 from solvisor.config import NOTIFY_PLACEHOLDERS, Notify
 from solvisor.home import Home
-from solvisor.interfaces import AttemptSpec, Handle
+from solvisor.interfaces import AttemptSpec, Handle, Watcher
 from solvisor.model import TARGETS, Batch, Cause, Job, JobSpec, Source, State
 from solvisor.notifier import LOG_MOST_BYTES, QUEUE_MOST, Notifier, arguments, of_batch, of_job
 from waiting import eventually
@@ -101,9 +101,12 @@ class Recorded:
         self._backend = backend
         self._specs = specs
 
-    async def launch(self, spec: AttemptSpec) -> Handle:
-        self._specs.append(spec)
-        return await self._backend.launch(spec)
+    async def launch(self, prepare: Callable[[], AttemptSpec]) -> Handle:
+        self._specs.append(prepare())
+        return await self._backend.launch(lambda: self._specs[-1])
+
+    def start(self, prepare: Callable[[], AttemptSpec], watcher: Watcher) -> None:
+        raise AssertionError("a notification is waited for")
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from solvisor.errors import NotReady, ServerBroken, SpawnError, Unreached
 from solvisor.interfaces import Channel, Site
 from solvisor.kinds import OmcSolver
 from solvisor.model import ExitFacts, Report
+from solvisor.solvers.modelcache import ModelCache
 from solvisor.solvers.omc import OmcKind
 from waiting import eventually
 
@@ -118,7 +119,8 @@ def test_the_program(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     assert program.env["USER"] == "tester"
     other = kind.program(Site("omc.2", str(lab.folder / "b"), str(lab.folder / "b" / "tmp"), None))
     assert other.argv[2] != program.argv[2]
-    nobody = OmcKind(OmcSolver(), "omc", lab.folder, {"PATH": str(lab.folder / "bin")}, {}, lab.folder)
+    cache = ModelCache(lab.folder / "cache", 1 << 20)
+    nobody = OmcKind(OmcSolver(), "omc", lab.folder, {"PATH": str(lab.folder / "bin")}, {}, cache)
     assert nobody.program(place).env["USER"]
     with pytest.raises(SpawnError, match='the program "nosuchomc" of solver omc is not on the PATH'):
         lab.kind(OmcSolver(omc="nosuchomc")).program(place)

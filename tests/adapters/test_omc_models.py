@@ -202,7 +202,7 @@ async def test_a_job_file_is_no_part_of_the_model(lab: Lab) -> None:
     for name in ("one.job.toml", "two.job.toml"):
         task = lab.task({"Ball.mo": BALL})
         inputs = (*task.job.spec.inputs, FileFact(f"input/{name}", 1, "ab" * 32))
-        task.job = replace(task.job, spec=replace(task.job.spec, inputs=inputs))
+        task.job = replace(task.job, asked=replace(task.job.spec, inputs=inputs))
         assert (await channel.run(task)).exit_code == 0
     assert lab.compiled() == ["Ball"]
 

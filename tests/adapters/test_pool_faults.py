@@ -90,7 +90,7 @@ async def test_a_client_that_fails_because_its_server_died_is_not_the_jobs_failu
         assert not (await pool.ended(name)).blameless
 
 
-async def test_gone_between_the_loan_and_the_job(tmp_path: Path) -> None:
+async def test_fault_13_gone_between_the_loan_and_the_job(tmp_path: Path) -> None:
     async with lab(tmp_path, solver()) as pool:
         name = await pool.ready()
         errand = pool.lend(name)
@@ -145,7 +145,7 @@ async def test_a_job_stopped_before_its_server_heard_of_it_leaves_that_alone(tmp
 # --- mute -------------------------------------------------------------------------------------------------------------
 
 
-async def test_an_idle_server_that_does_not_answer_is_found_and_ended(tmp_path: Path) -> None:
+async def test_fault_14_an_idle_server_that_does_not_answer_is_found_and_ended(tmp_path: Path) -> None:
     async with lab(tmp_path, solver(servers={"heartbeat": 0.1, "heartbeat_timeout": 3.0})) as pool:
         name = await pool.ready()
         await pool.news(ServerSeen, name)

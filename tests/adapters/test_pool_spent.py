@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,3 +95,57 @@ async def test_a_spent_server_that_nobody_wants_is_found(tmp_path: Path) -> None
         await ended_well(pool, first)
         assert pool.server(second).state == "ready"
         assert {(event.name, event.why) for event in pool.all(Retire)} == {(first, WHY)}
+
+
+async def test_a_look_that_hangs_holds_up_no_other_server(tmp_path: Path) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def look() -> None:
+        asked.set()
+        go_on.wait(60)
+
+    async with lab(tmp_path, solver(), kind=Aging) as pool, anyio.create_task_group() as tasks:
+        hung, other = await pool.ready(), await pool.ready()
+        channels[hung].look = look
+        tasks.start_soon(pool.pool.carry_out, hung, pool.lend(hung))
+        try:
+            await eventually(asked.is_set, "the look")
+            with anyio.fail_after(20):
+                assert (await pool.pool.carry_out(other, pool.lend(other))).exit_code == 0
+        finally:
+            go_on.set()
+
+
+async def test_one_look_serves_a_job_and_comes_after_its_staging(tmp_path: Path) -> None:
+    done: list[str] = []
+    async with lab(tmp_path, solver(), kind=Aging) as pool:
+        name = await pool.ready()
+        channels[name].look = lambda: done.append("looked")
+        errand = pool.lend(name)
+        await pool.pool.prepare(name, lambda: done.append("staged"))
+        assert (await pool.pool.carry_out(name, errand)).exit_code == 0
+    assert done == ["staged", "looked"]
+
+
+async def test_what_was_seen_before_a_job_set_out_does_not_count(tmp_path: Path) -> None:
+    """Somebody changed the file, and then submitted the job."""
+    async with lab(tmp_path, solver(), kind=Aging) as pool:
+        name = await pool.ready()
+        channels[name].look = lambda: None
+        await pool.pool.prepare(name, lambda: None)
+        channels[name].look = lambda: spoil(name)
+        with pytest.raises(Unreached, match=WHY):
+            await pool.pool.carry_out(name, pool.lend(name))
+
+
+async def test_what_cannot_be_staged_is_said_and_nobody_is_blamed(tmp_path: Path) -> None:
+    def stage() -> None:
+        raise OSError(28, "No space left on device")
+
+    async with lab(tmp_path, solver(), kind=Aging) as pool:
+        name = await pool.ready()
+        with pytest.raises(OSError, match="No space left"):
+            await pool.pool.prepare(name, stage)
+        with pytest.raises(Unreached, match=f"^{name}-gone was gone before it heard of the job$"):
+            await pool.pool.prepare(f"{name}-gone", stage)
+        assert (await pool.pool.carry_out(name, pool.lend(name))).exit_code == 0

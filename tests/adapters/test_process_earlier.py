@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from process_kit import ENVIRONMENT, PROGRAMS, is_alive
+from process_kit import ANOTHER_ID, ENVIRONMENT, PROGRAMS, is_alive
 from solvisor.process import proc
 from solvisor.process.posix import kill_earlier_life
 from waiting import wait_until
@@ -40,7 +40,7 @@ def sleeper(sleepers: list[subprocess.Popen[bytes]], env: Mapping[str, str]) -> 
 def test_all_of_the_earlier_life_and_nobody_else(tmp_path: Path, sleepers: list[subprocess.Popen[bytes]]) -> None:
     strangers = [
         sleeper(sleepers, {}),
-        sleeper(sleepers, {"SOLVISOR_ATTEMPT": "another/1"}),
+        sleeper(sleepers, {"SOLVISOR_ATTEMPT": f"{ANOTHER_ID}/1"}),
         sleeper(sleepers, {"SOLVISOR_ATTEMPT": f"{HOME}x/1"}),
         sleeper(sleepers, {"SOLVISOR_ATTEMPT": HOME}),
         sleeper(sleepers, {"MY_SOLVISOR_ATTEMPT": f"{HOME}/1"}),
@@ -64,6 +64,17 @@ def test_all_of_the_earlier_life_and_nobody_else(tmp_path: Path, sleepers: list[
     assert all(is_alive(pid) for pid in strangers)
 
 
+def test_fault_16_a_number_that_an_earlier_life_noted_may_be_anothers(
+    sleepers: list[subprocess.Popen[bytes]],
+) -> None:
+    process = proc.read_process(sleeper(sleepers, {}))
+    assert process is not None
+    assert kill_earlier_life(HOME, 20, {(process.pid, process.start - 1): "x"}) == set()
+    assert is_alive(process.pid)
+    assert kill_earlier_life(HOME, 20, {(process.pid, process.start): "x"}) == set()
+    assert not is_alive(process.pid)
+
+
 def test_what_would_not_die_is_named(sleepers: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch) -> None:
     sleeper(sleepers, {"SOLVISOR_ATTEMPT": f"{HOME}/first"})
     sleeper(sleepers, {"SOLVISOR_ATTEMPT": f"{HOME}/second/odd"})
@@ -80,7 +91,7 @@ def test_the_caller_itself_is_spared() -> None:
     subprocess.run([sys.executable, "-c", script], env=env, check=True)
 
 
-def test_a_number_given_to_another_is_not_opened(sleepers: list[subprocess.Popen[bytes]]) -> None:
+def test_fault_16_a_number_given_to_another_is_not_opened(sleepers: list[subprocess.Popen[bytes]]) -> None:
     pid = sleeper(sleepers, {})
     process = proc.read_process(pid)
     assert process is not None

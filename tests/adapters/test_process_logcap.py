@@ -35,7 +35,7 @@ def test_small_logs_are_left_alone(tmp_path: Path) -> None:
     assert path.read_bytes() == b"x" * CAP
 
 
-def test_head_and_tail_are_kept(tmp_path: Path) -> None:
+def test_fault_12_head_and_tail_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "log"
     text = numbered(100_000)
     path.write_bytes(text)

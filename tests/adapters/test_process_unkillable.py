@@ -16,8 +16,8 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from process_kit import WITHOUT_A_CLUE, Attempt, Attempts, is_alive, is_gone, orphans
-from solvisor.backends.local import LocalHandle
+from process_kit import HOME_ID, ONLY_THE_TOKEN, WITHOUT_A_CLUE, Attempt, Attempts, is_alive, is_gone, orphans
+from solvisor.backends.local import LocalBackend, LocalHandle, News
 from solvisor.process import proc
 from solvisor.process.logcap import CappedLog
 from solvisor.process.posix import Processes, Tree
@@ -27,6 +27,7 @@ if sys.platform == "win32":
     pytest.skip("processes of Linux", allow_module_level=True)
 
 LOOPS = "both"
+STARTERS = "both"
 
 # For a shell that the test process started; it ends with that, too.
 WAIT_FOR_GO = "until test -e go || ! kill -0 $PPID; do sleep 0.01; done"
@@ -72,13 +73,13 @@ def attempts(tmp_path: Path) -> Attempts:
 
 
 async def launch(processes: Processes, attempt: Attempt) -> LocalHandle:
-    handle = LocalHandle(processes)
-    processes.start(attempt.spec, handle)
+    handle = LocalHandle(processes, News())
+    processes.start(attempt.ready, handle)
     await handle.launched()
     return handle
 
 
-async def test_a_leader_that_would_not_die(processes: Processes, signals: Signals, attempts: Attempts) -> None:
+async def test_fault_09_a_leader_that_would_not_die(processes: Processes, signals: Signals, attempts: Attempts) -> None:
     attempt = attempts.shell("echo $$ > pid; exec sleep 1000", grace=0.1)
     handle = await launch(processes, attempt)
     attempt.pid()
@@ -104,7 +105,7 @@ async def test_a_leader_that_would_not_die(processes: Processes, signals: Signal
     assert (await handle.wait()).unkillable, "what was told once stays so"
 
 
-async def test_what_is_left_would_not_die(processes: Processes, signals: Signals, attempts: Attempts) -> None:
+async def test_fault_09_what_is_left_would_not_die(processes: Processes, signals: Signals, attempts: Attempts) -> None:
     signals.lost = True
     attempt = attempts.shell("setsid sh -c 'echo $$ > pid; exec sleep 1000' & until test -s pid; do :; done; exit 3")
     handle = await launch(processes, attempt)
@@ -112,6 +113,7 @@ async def test_what_is_left_would_not_die(processes: Processes, signals: Signals
     assert (facts.exit_code, facts.signal, facts.unkillable, facts.stopped) == (None, None, True, False)
     assert is_gone(handle.pid), "the leader itself was reaped"
     assert is_alive(attempt.pid())
+    assert (os.getpid(), attempt.pid()) in proc.children(os.getpid()), "orphans hang on the main thread"
     os.kill(attempt.pid(), signal.SIGKILL)
     with anyio.fail_after(30):
         await handle.wait_gone()
@@ -136,22 +138,50 @@ async def test_the_group_is_killed_before_its_number_is_given_back(
     assert seen == [(signal.SIGKILL, "Z")]
 
 
+async def test_what_ended_before_it_was_told_to_ended_by_itself(
+    processes: Processes, attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if whoever is to stop it had other work meanwhile, and did not notice."""
+    busy, go_on = threading.Event(), threading.Event()
+    real = processes._send_signal
+
+    def slow(target: int, signum: int, *, group: bool) -> None:
+        busy.set()
+        assert go_on.wait(20)
+        real(target, signum, group=group)
+
+    monkeypatch.setattr(processes, "_send_signal", slow)
+    attempt = attempts.shell("until test -e go; do sleep 0.01; done; exit 3", grace=0.1)
+    handle = await launch(processes, attempt)
+    other = await launch(processes, attempts.shell("exit 0"))
+    await eventually(busy.is_set, "the reaper is busy with another")
+    (attempt.folder / "go").touch()
+    await eventually(lambda: not is_alive(handle.pid), "it ended")
+    handle.stop()
+    go_on.set()
+    facts = await handle.wait()
+    assert (facts.exit_code, facts.stopped) == (3, False)
+    await other.wait()
+
+
 async def test_no_file_descriptor_left_proves_nothing(
     processes: Processes, attempts: Attempts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not being able to look must not be taken for an empty tree."""
-    real = proc.children
-    blind = True
+    real = proc.read_page
+    blind = False
 
-    def children(pid: int) -> list[tuple[int, int]]:
-        if blind:
+    def read_page(path: str) -> bytes:
+        if blind and threading.current_thread().name == "solvisor-reaper":
             raise OSError(24, "Too many open files")
-        return real(pid)
+        return real(path)
 
-    monkeypatch.setattr(proc, "children", children)
-    attempt = attempts.shell("setsid sh -c 'echo $$ > pid; exec sleep 1000' & until test -s pid; do :; done; exit 3")
+    monkeypatch.setattr(proc, "read_page", read_page)
+    attempt = attempts.shell(f"setsid sh -c 'echo $$ > pid; exec sleep 1000' & {WAIT_FOR_GO}; exit 3")
     handle = await launch(processes, attempt)
     left = attempt.pid()
+    blind = True
+    (attempt.folder / "go").touch()
     await eventually(lambda: is_gone(handle.pid), "the leader reaped")
     assert is_alive(left)
     with anyio.move_on_after(0.1) as scope:
@@ -177,8 +207,7 @@ async def test_clues_may_be_hidden_for_a_moment(
     monkeypatch.setattr(proc, "token", token)
     older = attempts.shell(WAIT_FOR_GO)
     older_handle = await launch(processes, older)
-    only_token = 'setsid sh -c \'cd /; echo $$ > "$0"; exec sleep 1000\' "$PWD/pid" > /dev/null 2>&1'
-    attempt = attempts.shell(f"{only_token} & until test -s pid; do :; done; exit 3")
+    attempt = attempts.shell(f"{ONLY_THE_TOKEN} & until test -s pid; do :; done; exit 3")
     handle = await launch(processes, attempt)
     assert (await handle.wait()).exit_code == 3
     assert is_gone(attempt.pid())
@@ -225,8 +254,8 @@ async def test_an_orphan_made_before_its_attempt_is_in_the_books(
     running_handle = await launch(processes, running)
     monkeypatch.setattr(processes, "_watch", watch)
     maker = attempts.shell(f"({WITHOUT_A_CLUE} &); {WAIT_FOR_GO}")
-    maker_handle = LocalHandle(processes)
-    processes.start(maker.spec, maker_handle)
+    maker_handle = LocalHandle(processes, News())
+    processes.start(maker.ready, maker_handle)
     try:
         orphan = maker.pid()
         (running.folder / "go").touch()
@@ -270,18 +299,20 @@ async def test_a_stolen_exit_is_a_defect_that_everyone_hears_of(
 async def test_a_defect_while_starting_is_no_refusal(
     processes: Processes, attempts: Attempts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(pid: int) -> None:
+    def fail(tree: Tree) -> None:
         raise ZeroDivisionError
 
     with monkeypatch.context() as context:
-        context.setattr(proc, "read_process", fail)
+        context.setattr(processes._books, "add", fail)
         with pytest.raises(RuntimeError, match="defect") as caught, anyio.fail_after(30):
             await launch(processes, attempts("sleep", "1000"))
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert orphans() == []
 
 
-async def test_closing_does_not_wait_for_ever(processes: Processes, signals: Signals, attempts: Attempts) -> None:
+async def test_fault_09_closing_does_not_wait_for_ever(
+    processes: Processes, signals: Signals, attempts: Attempts
+) -> None:
     handle = await launch(processes, attempts("sleep", "1000"))
     signals.lost = True
     begun = time.monotonic()
@@ -322,3 +353,24 @@ async def test_no_thread_left_to_cut_a_log(
     (attempt.folder / "go").touch()
     with anyio.fail_after(30):
         assert (await handle.wait()).exit_code == 0
+
+
+async def test_fault_09_what_takes_no_signal_is_unkillable_until_it_does(attempts: Attempts, freezer: Path) -> None:
+    async with LocalBackend(HOME_ID, kill_wait_seconds=0.3) as backend:
+        attempt = attempts.shell("(setsid sh -c 'echo $$ > pid; exec sleep 1000' &); until test -s pid; do :; done")
+        running = attempts.shell(f"{WAIT_FOR_GO}; (setsid sh -c 'echo $$ > pid; exec sleep 1000' &); sleep 1000")
+        handle = await backend.launch(running.ready)
+        (running.folder / "go").touch()
+        left = running.pid()
+        (freezer / "cgroup.procs").write_text(str(left))
+        (freezer / "freezer.state").write_text("FROZEN")
+        await eventually(lambda: (freezer / "freezer.state").read_text() == "FROZEN\n", "it is frozen")
+        handle.stop(now=True)
+        facts = await handle.wait()
+        assert (facts.exit_code, facts.signal, facts.unkillable) == (None, None, True)
+        assert is_alive(left)
+        assert (await (await backend.launch(attempt.ready)).wait()).exit_code == 0, "others are served"
+        (freezer / "freezer.state").write_text("THAWED")
+        with anyio.fail_after(30):
+            await handle.wait_gone()
+        assert is_gone(left)

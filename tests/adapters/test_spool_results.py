@@ -9,15 +9,17 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from crash.points import crashed_at
+from fsync_kit import fsync_by
 from solvisor.home import Home
 from solvisor.model import FileFact
-from solvisor.spool import NotDurable, Publication, Results, Survey, files
+from solvisor.spool import NotDurable, Publication, Results, Survey, Syncs, files
 
 JOB = "beam-0123456789abcde"
 MANIFEST = b'{"id":"beam-0123456789abcde","state":"succeeded"}\n'
@@ -51,11 +53,25 @@ def fact(path: str, data: bytes) -> FileFact:
     return FileFact(path, len(data), hashlib.sha256(data).hexdigest())
 
 
-def collect(home: Home, inputs: tuple[FileFact, ...] = ()) -> tuple[FileFact, ...]:
-    survey = Results(home).survey(JOB, inputs)
-    for error in filter(None, Results(home).keep([(JOB, survey)])):
-        raise error
-    return survey.outputs
+def surveyed(results: Results, inputs: Sequence[FileFact] = ()) -> Survey:
+    with results.remains(JOB, inputs, 0) as remains:
+        return remains.survey()
+
+
+def altered(results: Results, inputs: Sequence[FileFact]) -> list[str]:
+    with results.remains(JOB, inputs, 0) as remains:
+        return remains.altered()
+
+
+def kept(results: Results, inputs: Sequence[FileFact] = ()) -> Survey:
+    with Syncs() as syncs, results.remains(JOB, inputs, 0) as remains:
+        survey = remains.survey()
+        remains.keep(survey, syncs)
+    return survey
+
+
+def collect(home: Home, inputs: Sequence[FileFact] = ()) -> tuple[FileFact, ...]:
+    return kept(Results(home), inputs).outputs
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -137,6 +153,27 @@ def test_a_try_that_never_started_leaves_no_logs_of_another(home: Home) -> None:
     assert "attempt-1/stdout.log" not in folder
     assert folder["attempt-2/stdout.log"] == b"try 2"
     assert "stdout.log" not in folder
+
+
+@pytest.mark.parametrize("left", ["files", "empty", "file", "folders"])
+def test_what_a_try_left_whose_record_was_lost_is_no_part_of_another(home: Home, left: str) -> None:
+    """A power cut may take back that there ever was a first try, and leave what it did."""
+    claimed(home, {"beam.inp": b"1"})
+    folder = home.work / JOB
+    if left == "files":
+        solve(home, b"forgotten")
+        write(folder / "staging.tmp" / "half.inp", b"")
+    elif left == "empty":
+        (folder / "output").mkdir()
+    elif left == "file":
+        (folder / "output").write_bytes(b"what")
+        (folder / "staging.tmp").write_bytes(b"what")
+    else:
+        write(folder / "stdout.log" / "x", b"")
+        write(folder / "output" / "sub" / "x", b"")
+    Results(home).stage(JOB, 1)
+    assert contents(folder) == {"input/beam.inp": b"1", "output/beam.inp": b"1"}
+    assert sorted(os.listdir(folder)) == ["input", "output"]
 
 
 def test_staging_goes_on_after_a_crash_at_any_point(tmp_path: Path) -> None:
@@ -224,7 +261,7 @@ def test_what_the_solver_made_unreadable_is_read_all_the_same() -> None:
     script = """
 import os, sys, tempfile, pathlib
 from solvisor.home import Home
-from solvisor.spool import Publication, Results
+from solvisor.spool import Publication, Results, Syncs
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 with tempfile.TemporaryDirectory() as folder:
     home = Home.at(pathlib.Path(folder) / "home")
@@ -240,12 +277,14 @@ with tempfile.TemporaryDirectory() as folder:
     (output.parent / "manifest.tmp" / "locked").chmod(0)
     output.chmod(0); output.parent.chmod(0)
     results = Results(home)
-    survey = results.survey("j", ())
+    with Syncs() as syncs, results.remains("j", (), 0) as remains:
+        survey = remains.survey()
+        remains.keep(survey, syncs)
     print(sorted((fact.path, fact.size) for fact in survey.outputs))
-    print(results.keep([("j", survey)]), results.publish([Publication("j", "done", b"{}")]))
+    print(results.publish([Publication("j", "done", b"{}")]))
 """
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd="/")
-    assert out.stdout == "[('output/b', 1), ('output/sub/a', 1), ('stdout.log', 1)]\n[None] (['j'], {})\n"
+    assert out.stdout == "[('output/b', 1), ('output/sub/a', 1), ('stdout.log', 1)]\n(['j'], {})\n"
 
 
 def test_collecting_makes_every_file_durable_and_does_not_survive_a_failure(
@@ -255,7 +294,7 @@ def test_collecting_makes_every_file_durable_and_does_not_survive_a_failure(
     solve(home, b"x")
     write(home.work / JOB / "output" / "sub" / "deep.dat", b"y")
     synced: set[int] = set()
-    monkeypatch.setattr(os, "fsync", lambda fd: synced.add(os.fstat(fd).st_ino))
+    fsync_by(monkeypatch, lambda fd: synced.add(os.fstat(fd).st_ino))
     collect(home)
     for name in ("output/beam.frd", "output/sub/deep.dat", "output/sub", "output", "stdout.log", "stderr.log", "."):
         assert (home.work / JOB / name).stat().st_ino in synced, name
@@ -263,40 +302,14 @@ def test_collecting_makes_every_file_durable_and_does_not_survive_a_failure(
     def broken(_fd: int) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(os, "fsync", broken)
+    fsync_by(monkeypatch, broken)
     with pytest.raises(NotDurable):
         collect(home)
 
 
-def test_one_job_that_cannot_be_kept_holds_up_no_other(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    ids = [f"j{i}-0123456789abcde" for i in range(3)]
-    results = Results(home)
-    for job_id in ids:
-        write(home.work / job_id / "output" / "a.frd", job_id.encode())
-    surveys = [(job_id, results.survey(job_id, ())) for job_id in ids]
-    (victim,) = [(home.work / ids[1] / "output" / "a.frd").stat().st_ino]
-    refused_once: list[bool] = []
-    real = files.open_file
-
-    def refused(name: str, folder_fd: int) -> int:
-        if name == "a.frd" and os.stat(name, dir_fd=folder_fd).st_ino == victim:
-            refused_once.append(True)
-            raise OSError(errno.EMFILE, "Too many open files")
-        return real(name, folder_fd)
-
-    monkeypatch.setattr(files, "open_file", refused)
-    first, second, third = results.keep(surveys)
-    assert refused_once
-    assert (first, third) == (None, None)
-    assert isinstance(second, OSError)
-    assert not isinstance(second, NotDurable), "nothing was lost: the daemon goes on"
-
-
-def test_a_job_whose_folder_is_gone_cannot_be_surveyed_nor_kept(home: Home) -> None:
+def test_a_job_whose_folder_is_gone_cannot_be_surveyed(home: Home) -> None:
     with pytest.raises(FileNotFoundError):
-        Results(home).survey(JOB, ())
-    (error,) = Results(home).keep([(JOB, Survey((), frozenset()))])
-    assert isinstance(error, FileNotFoundError)
+        surveyed(Results(home))
 
 
 def test_a_survey_leaves_everything_where_it_is(home: Home) -> None:
@@ -305,12 +318,12 @@ def test_a_survey_leaves_everything_where_it_is(home: Home) -> None:
     (home.work / JOB / "output" / "gone.dat").unlink()
     write(home.work / JOB / "output" / "mesh" / "b.inc", b"new")
     before = contents(home.work / JOB)
-    survey = Results(home).survey(JOB, inputs)
+    survey = surveyed(Results(home), inputs)
     assert survey == Survey((fact("output/mesh/b.inc", b"new"),), frozenset({"beam.inp", "mesh/a.inc", "gone.dat"}))
     assert contents(home.work / JOB) == before
-    assert Results(home).keep([(JOB, survey)]) == [None]
+    assert kept(Results(home), inputs) == survey
     assert contents(home.work / JOB / "output") == {"mesh/b.inc": b"new"}
-    assert Results(home).survey(JOB, inputs) == survey, "the same verdict comes out after a crash"
+    assert surveyed(Results(home), inputs) == survey, "the same verdict comes out after a crash"
 
 
 @pytest.mark.parametrize("kind", ["link", "folder", "fifo"])
@@ -325,9 +338,7 @@ def test_an_input_that_became_something_else_is_not_unchanged(home: Home, kind: 
         path.mkdir()
     else:
         os.mkfifo(path)
-    survey = Results(home).survey(JOB, inputs)
-    assert survey.unchanged == {"mesh/a.inc"}
-    assert Results(home).keep([(JOB, survey)]) == [None]
+    assert kept(Results(home), inputs).unchanged == {"mesh/a.inc"}
     assert os.path.lexists(path)
 
 
@@ -348,11 +359,9 @@ def test_keeping_goes_on_after_a_crash_at_any_point(tmp_path: Path) -> None:
         results = Results(home)
         results.stage(JOB, 1)
         write(home.work / JOB / "output" / "beam.frd", b"result")
-        first = results.survey(JOB, inputs)
-        crashed = crashed_at(n, lambda: results.keep([(JOB, first)]))  # noqa: B023  called at once
-        again = results.survey(JOB, inputs)
-        assert again == first, n
-        assert results.keep([(JOB, again)]) == [None]
+        first = surveyed(results, inputs)
+        crashed = crashed_at(n, lambda: kept(results, inputs))  # noqa: B023  called at once
+        assert kept(results, inputs) == first, n
         assert os.listdir(home.work / JOB / "output") == ["beam.frd"], n
         if not crashed:
             break
@@ -376,6 +385,19 @@ def test_a_log_replaced_by_something_else_is_left_alone(home: Home, tmp_path: Pa
     assert listed == {"output/beam.frd", "stdout.log", "stderr.log"} - {log}
 
 
+def test_a_link_in_the_place_of_a_jobs_folder_is_not_followed(home: Home, tmp_path: Path) -> None:
+    inputs = claimed(home, {"beam.inp": b"1"})
+    (home.work / JOB).rename(tmp_path / "elsewhere")
+    (home.work / JOB).symlink_to(tmp_path / "elsewhere")
+    for step in (lambda: Results(home).stage(JOB, 1), lambda: collect(home, inputs)):
+        with pytest.raises(OSError, match=JOB) as caught:
+            step()
+        assert caught.value.errno in (errno.ENOTDIR, errno.ELOOP)
+    _, refused = Results(home).publish([Publication(JOB, "done", MANIFEST)])
+    assert refused.keys() == {JOB}
+    assert contents(tmp_path / "elsewhere") == {"input/beam.inp": b"1"}
+
+
 @pytest.mark.parametrize("kind", ["link", "file", "fifo"])
 def test_an_output_folder_replaced_by_something_else_is_not_entered(home: Home, tmp_path: Path, kind: str) -> None:
     inputs = claimed(home, {"beam.inp": b"1"})
@@ -394,6 +416,24 @@ def test_an_output_folder_replaced_by_something_else_is_not_entered(home: Home, 
     assert others.exists()
     Results(home).stage(JOB, 2)
     assert contents(path) == {"beam.inp": b"1"}, "and the next try has one of its own"
+
+
+@pytest.mark.parametrize("kind", ["as it was", "file changed", "link to another", "link on the way", "removed"])
+def test_fault_70_an_input_counts_as_altered_if_it_is_reached_through_a_link(
+    home: Home, tmp_path: Path, kind: str
+) -> None:
+    inputs = claimed(home, {"sub/beam.inp": b"1"})
+    sub = home.work / JOB / "input" / "sub"
+    if kind == "file changed":
+        write(sub / "beam.inp", b"2")
+    elif kind != "as it was":
+        sub.rename(tmp_path / "sub")
+    if kind == "link on the way":
+        sub.symlink_to(tmp_path / "sub")
+    elif kind == "link to another":
+        sub.mkdir()
+        (sub / "beam.inp").symlink_to(tmp_path / "sub" / "beam.inp")
+    assert altered(Results(home), inputs) == ([] if kind == "as it was" else ["input/sub/beam.inp"])
 
 
 def deep(folder: Path, data: bytes) -> None:
@@ -416,14 +456,11 @@ def test_paths_longer_than_the_kernel_takes_are_staged_surveyed_kept_and_publish
     deep(home.work / JOB / "input", b"2")
     results = Results(home)
     results.stage(JOB, 1)
-    survey = results.survey(JOB, inputs)
-    assert survey == Survey((), frozenset({"beam.inp", DEEP}))
-    assert results.keep([(JOB, survey)]) == [None]
+    assert altered(results, inputs) == []
+    assert kept(results, inputs) == Survey((), frozenset({"beam.inp", DEEP}))
     assert os.listdir(home.work / JOB / "output") == []
     deep(home.work / JOB / "output", b"new")
-    survey = results.survey(JOB, inputs)
-    assert survey.outputs == (fact(f"output/{DEEP}", b"new"),)
-    assert results.keep([(JOB, survey)]) == [None]
+    assert kept(results, inputs).outputs == (fact(f"output/{DEEP}", b"new"),)
     assert results.publish([Publication(JOB, "done", MANIFEST)]) == ([JOB], {})
     assert shutil.rmtree.avoids_symlink_attacks, "which means: by descriptor, so that this tree can be removed"
     shutil.rmtree(home.done)
@@ -434,6 +471,7 @@ def test_no_descriptor_is_left_open_whatever_fails(home: Home, monkeypatch: pyte
     results = Results(home)
     results.stage(JOB, 1)
     before = len(os.listdir("/proc/self/fd"))
+    assert altered(results, inputs) == []
     collect(home, inputs)
     monkeypatch.setattr(files, "copy_file", full)
     with pytest.raises(OSError, match="No space left"):
@@ -442,7 +480,7 @@ def test_no_descriptor_is_left_open_whatever_fails(home: Home, monkeypatch: pyte
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def full(*_: object) -> None:
+def full(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -450,8 +488,10 @@ def test_a_staging_that_fails_gives_its_space_back(home: Home, monkeypatch: pyte
     claimed(home, {"a.inp": b"1", "b.inp": b"2"})
     real = files.copy_file
 
-    def second_is_too_much(source_fd: int, source: os.stat_result, name: str, folder_fd: int) -> None:
-        (full if name == "b.inp" else real)(source_fd, source, name, folder_fd)
+    def second_is_too_much(source_fd: int, source: os.stat_result, name: str, folder_fd: int) -> os.stat_result:
+        if name == "b.inp":
+            full()
+        return real(source_fd, source, name, folder_fd)
 
     monkeypatch.setattr(files, "copy_file", second_is_too_much)
     with pytest.raises(OSError, match="No space left"):
@@ -476,6 +516,37 @@ def test_a_folder_moves_to_its_target_with_its_manifest(
         "manifest.json": MANIFEST,
     }
     assert not (home.work / JOB).exists()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_litter_is_published_whatever_went_wrong_in_this_life(
+    home: Home, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    claimed(home, {"beam.inp": b"1"})
+    write(home.work / JOB / "claim.json", b"{}")
+    write(home.work / JOB / "manifest.tmp", b"a solver's")
+    results = Results(home)
+    results.stage(JOB, 1)
+    if fails:
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "write_all", full)
+            done, refused = results.publish([Publication(JOB, "done", MANIFEST)])
+        assert (done, [error.errno for error in refused.values()]) == ([], [errno.ENOSPC])
+    assert results.publish([Publication(JOB, "done", MANIFEST)]) == ([JOB], {})
+    assert sorted(os.listdir(home.done / JOB)) == ["input", "manifest.json", "output"]
+
+
+def test_half_a_staging_is_not_published(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    claimed(home, {"beam.inp": b"1"})
+    results = Results(home)
+    results.stage(JOB, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "copy_tree", full)
+        patch.setattr(files, "discard", lambda *_: None)  # nor could it be removed
+        with pytest.raises(OSError, match="No space left"):
+            results.stage(JOB, 2)
+    assert results.publish([Publication(JOB, "failed", MANIFEST)]) == ([JOB], {})
+    assert "staging.tmp" not in os.listdir(home.failed / JOB)
 
 
 def test_many_are_published_at_once_and_one_that_cannot_be_holds_up_no_other(home: Home) -> None:
@@ -562,13 +633,49 @@ def test_publishing_goes_on_after_a_crash_at_any_point(tmp_path: Path) -> None:
     assert n > 10
 
 
-def test_a_failed_fsync_while_publishing_is_never_survived(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is renamed, by its new name, and synced, by its name at that time, in their order."""
+    steps: list[str] = []
+    rename = os.rename
+
+    def renamed(name: str, new_name: str, **folders: int) -> None:
+        rename(name, new_name, **folders)
+        steps.append(f"rename {new_name}")
+
+    monkeypatch.setattr(os, "rename", renamed)
+    fsync_by(monkeypatch, lambda fd: steps.append(f"fsync {Path(os.readlink(f'/proc/self/fd/{fd}')).name}"))
+    return steps
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="names of open files are read in /proc")
+
+
+@linux
+def test_a_manifest_comes_into_view_when_its_bytes_and_its_name_are_durable(home: Home, steps: list[str]) -> None:
+    (home.work / JOB).mkdir()
+    Results(home).publish([Publication(JOB, "done", MANIFEST)])
+    both = steps[1:3]
+    assert sorted(both) == sorted(["fsync manifest.json", f"fsync {JOB}"])
+    assert steps == ["rename manifest.json", *both, f"rename {JOB}", "fsync done", "fsync work"]
+
+
+@linux
+def test_a_manifest_that_is_missing_in_a_folder_in_view_gets_its_name_last(home: Home, steps: list[str]) -> None:
+    (home.done / JOB).mkdir()
+    Results(home).publish([Publication(JOB, "done", MANIFEST)])
+    assert steps[:2] == ["fsync manifest.tmp", "rename manifest.json"]
+    assert steps[-2:] == ["fsync done", "fsync work"]
+    assert f"fsync {JOB}" in steps[2:-2]
+
+
+def test_fault_29_a_failed_fsync_of_a_result_is_never_survived(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     (home.work / JOB).mkdir()
 
     def broken(_fd: int) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(os, "fsync", broken)
+    fsync_by(monkeypatch, broken)
     with pytest.raises(NotDurable):
         Results(home).publish([Publication(JOB, "done", MANIFEST)])
 

@@ -334,17 +334,17 @@ def test_the_request_of_a_job() -> None:
         "fine": Param(type="bool", default=False),
         "unset": Param(type="str"),
     }
-    work = Task(Path("/home/work/beam-1"), inputs=inputs, primary="rows.csv", params={"turns": 2, "fine": True})
+    work = Task(Path("/srv/fem/jobs/beam-1"), inputs=inputs, primary="rows.csv", params={"turns": 2, "fine": True})
     assert job_request(work, params) == {
         "id": "beam-1",
         "name": "beam",
         "attempt": 2,
-        "input": "/home/work/beam-1/output/rows.csv",
-        "inputs": [f"/home/work/beam-1/output/{name}" for name in ("rows.csv", "mesh/part.inc", "mesh/a.job.toml")],
-        "output": "/home/work/beam-1/output",
-        "job_dir": "/home/work/beam-1",
-        "stdout": "/home/work/beam-1/stdout.log",
-        "stderr": "/home/work/beam-1/stderr.log",
+        "input": "/srv/fem/jobs/beam-1/output/rows.csv",
+        "inputs": [f"/srv/fem/jobs/beam-1/output/{name}" for name in ("rows.csv", "mesh/part.inc", "mesh/a.job.toml")],
+        "output": "/srv/fem/jobs/beam-1/output",
+        "job_dir": "/srv/fem/jobs/beam-1",
+        "stdout": "/srv/fem/jobs/beam-1/stdout.log",
+        "stderr": "/srv/fem/jobs/beam-1/stderr.log",
         "params": {"load": 1.5, "turns": 2.0, "fine": True},
         "cpus": 3,
     }

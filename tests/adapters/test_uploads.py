@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
+from fsync_kit import fsync_by
 from solvisor import config as configuration
 from solvisor.config import Config
 from solvisor.errors import Refused
 from solvisor.home import Home, IdMaker
 from solvisor.intake import decide
 from solvisor.model import FileFact, Intake, Request
-from solvisor.spool import Claims, NotDurable, Take, Taken, Upload, discard_unfinished, files, uploads
+from solvisor.spool import Claims, NotDurable, Take, Taken, Upload, discard_unfinished, files, removal, uploads
 from solvisor.spool.reading import JobFolder
+from spool_kit import taken_up
 
 ASKED = Request("socket", "ann", batch="sweep-1", key="k-1")
 CONFIG = '[solver.x]\naccept = ["*.x"]\ncommand = ["/bin/true"]\n'
@@ -80,7 +82,7 @@ def adopted(home: Home, config: Config) -> list[Intake]:
     """What the next life makes of the claims that have no row."""
     discard_unfinished(home)
     limits = config.limits(4, 8 << 30)
-    return [decide(config, limits, home, found) for found in Claims(home).unfinished_claims(set())]
+    return [decide(config, limits, home, found) for found in taken_up(Claims(home))]
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
@@ -169,6 +171,18 @@ def test_discarding_leaves_nothing_at_any_stage(home: Home, make: Make) -> None:
     assert left_in_work(home) == []
 
 
+def test_nothing_of_a_claim_or_of_what_was_discarded_is_still_open(home: Home) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    whole, half = Upload(home, new_id()), Upload(home, new_id())
+    send(whole, "sub/a.x")
+    taken(whole)
+    half.begin("a.x")
+    half.discard()
+    assert len(os.listdir("/proc/self/fd")) == before
+    whole.discard()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_folder_that_cannot_be_made_leaves_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     mkdir = os.mkdir
 
@@ -200,7 +214,7 @@ def test_nothing_is_claimed_before_every_byte_is_durable(
         synced.append((path, (home.work / upload.job_id).exists()))
         fsync(fd)
 
-    monkeypatch.setattr(os, "fsync", watched)
+    fsync_by(monkeypatch, watched)
     taken(upload)
     before = {path for path, renamed in synced if not renamed}
     work = "/ID.upload"
@@ -216,7 +230,7 @@ def test_an_fsync_that_fails_is_not_taken_for_a_claim(make: Make, monkeypatch: p
         raise OSError(errno.EIO, "i/o error")
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", broken)
+        fsync_by(patched, broken)
         with pytest.raises(NotDurable):
             taken(upload)
 
@@ -230,7 +244,7 @@ def test_what_was_not_finished_is_cleared_and_never_adopted(home: Home, make: Ma
     half.begin("b.x")
     send(whole, "a.x")
     files.write_file("claim.json", whole._job_fd, b"{}")  # a crash just before the rename
-    assert Claims(home).unfinished_claims(set()) == []
+    assert taken_up(Claims(home)) == []
     assert sorted(discard_unfinished(home)) == sorted([half.job_id, whole.job_id])
     assert left_in_work(home) == []
     assert adopted(home, config) == []
@@ -333,6 +347,37 @@ def test_inputs_that_are_gone_are_named(home: Home, make: Make, missing: str) ->
         (home.done / job_id).rmdir()
     code, text = refusal(lambda: make().copy_inputs(home, "done", job_id))
     assert (code, f"done/{job_id}/input" in text) == ("inputs_gone", True)
+
+
+@pytest.mark.parametrize("when", ["before", "between", "within", "after"])
+def test_inputs_that_retention_takes_meanwhile_are_gone(
+    home: Home, make: Make, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    job_id, _ = finished(home, a_x=b"1", b_x=b"2", c__d_x=b"3")
+    copy_tree, copy_file = files.copy_tree, files.copy_file
+
+    def take() -> None:
+        if (home.done / job_id).exists():
+            removal.doom(home, [("done", job_id)])
+            removal.destroy(home, job_id, 100)
+
+    def copied_tree(*args: Any) -> None:
+        if when == "before":
+            take()
+        copy_tree(*args)
+        if when == "after":
+            take()
+
+    def copied_file(*args: Any) -> None:
+        if when == "within":
+            take()
+        copy_file(*args)
+        if when == "between":
+            take()
+
+    monkeypatch.setattr(files, "copy_tree", copied_tree)
+    monkeypatch.setattr(files, "copy_file", copied_file)
+    assert refusal(lambda: make().copy_inputs(home, "done", job_id))[0] == "inputs_gone"
 
 
 def test_a_link_in_place_of_the_inputs_is_not_followed(home: Home, make: Make, tmp_path: Path) -> None:
@@ -451,9 +496,12 @@ def test_only_regular_files_of_the_job_are_read(home: Home, job: str) -> None:
 def test_pieces_of_a_log(
     home: Home, job: str, offset: int | None, tail: int | None, most: int, want: tuple[bytes, int]
 ) -> None:
-    assert JobFolder(home).read(job, "stdout.log", offset, tail, most) == want
+    last = most if tail is None else min(tail, most)
+    log = JobFolder(home).open_log(job, "stdout", 1, newest=True, offset=offset, tail=last)
+    assert log is not None
+    assert (log.read(most), log.offset) == want
+    log.close()
 
 
-def test_a_log_that_is_not_there_yet_is_empty(home: Home, job: str) -> None:
-    assert JobFolder(home).read(job, "stderr.log", None, None, 10) == (b"", 0)
-    assert JobFolder(home).read(job, "stderr.log", 7, None, 10) == (b"", 7)
+def test_a_log_that_is_not_there_yet_is_none(home: Home, job: str) -> None:
+    assert JobFolder(home).open_log(job, "stderr", 1, newest=True) is None

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
+import fsync_kit
+
 CHANGES = ("mkdir", "rename", "replace", "link", "symlink", "unlink", "rmdir", "write", "utime", "chmod", "fsync")
 
 
@@ -37,6 +39,7 @@ def at_call(n: int, stop: Callable[[str], None]) -> Iterator[None]:
         return call
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(fsync_kit.one_by_one())
         for name in CHANGES:
             stack.enter_context(mock.patch.object(os, name, counted(name)))
         yield

@@ -20,6 +20,7 @@ from solvisor.clock import now_us
 from solvisor.interfaces import Channel, Program, Site, Up
 from solvisor.kinds import OmcSolver
 from solvisor.model import ExitFacts, FileFact, Job, JobSpec, Report, Source, State
+from solvisor.solvers.modelcache import ModelCaches
 from solvisor.solvers.omc import OmcKind
 from waiting import wait_until
 
@@ -194,7 +195,8 @@ class Lab:
         usual: dict[str, object] = {"JOURNAL": self.folder / "journal", "COMPILE_SECONDS": 0.02}
         environ = environment(self.folder / "bin", **(usual | knobs))
         solver = solver or OmcSolver(pass_env=("OMC_DOUBLE_*",))
-        return OmcKind(solver, "omc", self.folder, environ, {}, self.folder / "cache")
+        caches = ModelCaches(self.folder / "cache")
+        return OmcKind(solver, "omc", self.folder, environ, {}, caches.of("omc", solver.cache))
 
     def start(self, kind: OmcKind) -> Up:
         name = f"omc.{len(self.servers) + 1}"

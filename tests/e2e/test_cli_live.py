@@ -165,7 +165,7 @@ def test_a_job_that_waits_says_for_whom(shell: Shell) -> None:
     assert told[0].endswith("waits for a license. Nothing is wrong.")
     assert told[1].split()[:2] == ["license", "token:"]
     assert holder[:-6] in told[1]
-    assert "1 license token" in shell.run("status").out
+    assert "1 for license token" in shell.run("status").out
     assert shell.run("wait", "--timeout", "0.1s", job).status == 124
     assert shell.run("explain", holder).out.splitlines()[-1].endswith(" so far")
     (shell.daemon.home / "gate").touch()

@@ -286,9 +286,13 @@ def test_what_the_daemon_would_refuse_is_not_put_in_place(tmp_path: Path) -> Non
 def test_an_existing_configuration_is_never_overwritten(machine: Machine) -> None:
     machine.home.mkdir()
     machine.config.write_text(OWN)
+    done = machine.init()
+    assert done.returncode == 2
+    assert f"; to add solvers installed since, type: solvisor init --update --home {machine.home}" in done.stderr
     done = machine.init("--examples")
     assert done.returncode == 2
-    assert f"solvisor init --update --home {machine.home}" in done.stderr
+    assert "stays as it is, and no examples were written; for examples, and to add" in done.stderr
+    assert f"type: solvisor init --update --examples --home {machine.home}" in done.stderr
     assert machine.config.read_text() == OWN
     assert [path.name for path in machine.home.iterdir()] == ["solvisor.toml"]
 

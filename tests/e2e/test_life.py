@@ -54,7 +54,7 @@ def test_a_good_drop_ends_in_done_with_a_manifest_that_tells_the_truth(make_daem
     assert daemon.solver_processes() == []
 
 
-def test_a_bad_drop_ends_in_failed_with_the_solvers_own_sentence(make_daemon: Make) -> None:
+def test_fault_02_a_bad_drop_ends_in_failed_with_the_solvers_own_sentence(make_daemon: Make) -> None:
     daemon = make_daemon(SHELL)
     daemon.start()
     daemon.drop("bad.sh", "echo 'ERROR: no material'; exit 3\n")
@@ -77,7 +77,7 @@ def test_a_failing_job_is_tried_again_after_a_rest_and_every_try_is_kept(make_da
     assert (folder / "attempt-2" / "stdout.log").read_text() == "try\n"
 
 
-def test_a_job_over_its_timeout_is_stopped_with_its_whole_tree(make_daemon: Make) -> None:
+def test_fault_05_a_job_over_its_timeout_is_stopped_with_its_whole_tree(make_daemon: Make) -> None:
     daemon = make_daemon(SHELL.replace("command =", 'timeout = "0.5s"\ncommand ='))
     daemon.start()
     daemon.drop("slow.sh", "sleep 600 & setsid sleep 600 & sleep 600\n")
@@ -86,7 +86,7 @@ def test_a_job_over_its_timeout_is_stopped_with_its_whole_tree(make_daemon: Make
     assert daemon.solver_processes() == []
 
 
-def test_a_missing_program_is_a_spawn_failure_that_names_it(make_daemon: Make) -> None:
+def test_fault_01_a_missing_program_is_a_spawn_failure_that_names_it(make_daemon: Make) -> None:
     daemon = make_daemon('[solver.x]\naccept = ["*.x"]\ncommand = ["no-such-solver", "{input}"]\n')
     daemon.start()
     daemon.drop("a.x", "x")
@@ -139,7 +139,7 @@ def test_sigterm_drains_running_jobs_finish_and_waiting_ones_wait_for_the_next_l
     assert all(len(m["attempts"]) == 1 for m in daemon.manifests().values())
 
 
-def test_a_second_sigterm_stops_now_and_loses_nothing(make_daemon: Make) -> None:
+def test_fault_65_a_second_sigterm_stops_now_and_loses_nothing(make_daemon: Make) -> None:
     daemon = make_daemon(SHELL)
     daemon.start()
     gate = daemon.home / "gate"
@@ -173,7 +173,7 @@ def test_stop_timeout_ends_what_does_not_finish_and_queues_it_again(make_daemon:
     assert daemon.wait_one()["state"] == "succeeded"
 
 
-def test_a_second_daemon_on_the_same_home_exits_100_and_says_who_holds_it(make_daemon: Make) -> None:
+def test_fault_66_a_second_daemon_on_the_same_home_exits_100_and_says_who_holds_it(make_daemon: Make) -> None:
     daemon = make_daemon(SHELL)
     daemon.start()
     second = subprocess.run(
@@ -187,7 +187,7 @@ def test_a_second_daemon_on_the_same_home_exits_100_and_says_who_holds_it(make_d
     assert str(daemon.home) in second.stderr
 
 
-def test_interruptions_are_not_charged_but_three_in_a_row_end_the_job(make_daemon: Make) -> None:
+def test_fault_68_interruptions_are_not_charged_but_three_in_a_row_end_the_job(make_daemon: Make) -> None:
     daemon = make_daemon(SHELL)
     daemon.start()
     daemon.drop("forever.sh", "sleep 600\n")
@@ -248,7 +248,7 @@ def _check_every_hash(daemon: Daemon, manifests: dict[str, dict[str, object]]) -
             assert hashlib.sha256(content).hexdigest() == fact["sha256"], (job_id, fact["path"])
 
 
-def test_a_fault_in_the_configuration_exits_2_and_names_key_and_line(tmp_path: Path) -> None:
+def test_fault_84_a_fault_in_the_configuration_exits_2_and_names_key_and_line(tmp_path: Path) -> None:
     (tmp_path / "solvisor.toml").write_text("[daemon]\nmax_job = 3\n[solver.a]\ncommand = []\n")
     result = subprocess.run(
         [sys.executable, "-m", "solvisor_service.cli", "serve", "--home", str(tmp_path)],

@@ -149,6 +149,10 @@ def test_the_head_explains_every_key_with_its_default() -> None:
     assert plain.notify is None
     assert shown.notify is not None
     assert set(table["notify"]) == set(config.Notify.__struct_fields__)
+    assert set(table["retention"]) == set(config.Retention.__struct_fields__)
+    assert plain.retention == config.Retention()
+    assert set(table["api"]) == set(config.Api.__struct_fields__)
+    assert plain.api == config.Api()
     assert (shown.notify.on, shown.notify.timeout) == (("failed", "batch"), 30.0)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from daemon import Daemon
+from socket_kit import Http
 from waiting import wait_until
 
 needs_redis = pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
@@ -130,8 +131,18 @@ def daemons() -> Iterator[list[Daemon]]:
         assert not any((daemon.home / "run").glob("servers/*")), "a server's folder was left"
 
 
+def wait_rested(daemon: Daemon) -> None:
+    """Until each server is free: after a job it is asked first whether it still answers."""
+
+    def are_ready() -> bool:
+        pools = Http(daemon.home).get("/v1/servers").json["pools"]
+        return all(server["state"] == "ready" for pool in pools for server in pool["servers"])
+
+    wait_until(are_ready, "the servers are free")
+
+
 def ports(daemon: Daemon) -> list[int]:
-    return [event["port"] for event in daemon.events("server.ready")]
+    return [event["port"] for event in daemon.wait_event("server.ready")]
 
 
 def is_alive(pid: int) -> bool:
@@ -163,6 +174,7 @@ def test_a_client_command_talks_to_a_warm_server_that_is_used_again(home: Path, 
     daemon.drop("first.redis", "hello")
     first = daemon.wait_one()
     assert first["state"] == "succeeded", first
+    wait_rested(daemon)
     daemon.drop("second.redis", "again")
     second = of(daemon.wait_for(2), "second.redis")
     attempts = [first["attempts"][0], second["attempts"][0]]
@@ -233,24 +245,26 @@ def test_a_function_is_imported_once_and_its_result_is_in_the_manifest(home: Pat
     assert (first["result"]["total"], first["result"]["factor"]) == (6.0, 2.0)
     assert "working on a.txt" in first["log_tail"]
     assert "output/total.txt" in [output["path"] for output in first["outputs"]]
+    wait_rested(daemon)
     daemon.drop("b.txt", "4")
     second = of(daemon.wait_for(2), "b.txt")
     assert second["result"]["pid"] == first["result"]["pid"], "the interpreter was not used again"
+    wait_rested(daemon)
     daemon.drop("c.txt", "boom")
     failed = of(daemon.wait_for(3), "c.txt")
     assert (failed["state"], failed["cause"], failed["code"]) == ("failed", "exit", "ValueError")
     assert failed["message"] == "ValueError: bad rows in c.txt"
     assert "Traceback" in failed["log_tail"]
     assert "post.py" in failed["log_tail"]
+    assert [event["server"] for event in daemon.wait_event("server.lent", 3)] == ["post-1"] * 3
     assert len(daemon.events("server.ready")) == 1, "an exception is no reason for another interpreter"
-    assert [event["server"] for event in daemon.events("server.lent")] == ["post-1"] * 3
     assert daemon.stop() == 0
     assert [(event["server"], event["why"]) for event in daemon.events("server.retired")] == [
         ("post-1", "the daemon stops")
     ]
 
 
-def test_a_job_that_kills_three_servers_is_poison_and_harms_no_other(home: Path, daemons: list[Daemon]) -> None:
+def test_fault_17_a_job_that_kills_three_servers_is_poison_and_alone(home: Path, daemons: list[Daemon]) -> None:
     daemons.append(daemon := started(home, PYTHON, post_py=POST))
     daemon.drop("bad.txt", "die")
     bad = daemon.wait_one()
@@ -263,7 +277,7 @@ def test_a_job_that_kills_three_servers_is_poison_and_harms_no_other(home: Path,
 
 
 def test_a_timeout_ends_the_worker_with_all_its_children(home: Path, daemons: list[Daemon]) -> None:
-    config = PYTHON.replace('accept = ["*.txt"]', 'accept = ["*.txt"]\ntimeout = "1s"')
+    config = PYTHON.replace('accept = ["*.txt"]', 'accept = ["*.txt"]\ntimeout = "2s"')
     daemons.append(daemon := started(home, config, post_py=POST))
     daemon.drop("slow.txt", "hang")
     manifest = daemon.wait_one()

@@ -91,7 +91,7 @@ def test_no_job_is_done_by_old_code_once_the_file_was_changed(tmp_path: Path) ->
         assert old not in (None, new)
         lost = sum(len(manifests[name]["attempts"]) - 1 for name in names)
         assert 1 <= lost <= 2, "each old worker was lent once at most"
-        outdated = daemon.events("server.outdated")
+        outdated = daemon.wait_event("server.outdated", 2)
         assert {event["server"] for event in outdated} == {"post-1", "post-2"}
         assert {event["file"] for event in outdated} == {str(daemon.home / "post.py")}
         assert daemon.events("server.failed") == [], "that is no failure"

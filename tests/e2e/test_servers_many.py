@@ -35,7 +35,7 @@ MANY = 64
 
 
 @pytest.mark.slow
-def test_64_servers_on_64_ports_that_a_stranger_keeps_taking(tmp_path: Path, make_daemon: MakeDaemon) -> None:
+def test_fault_18_64_servers_on_64_ports_that_a_stranger_keeps_taking(tmp_path: Path, make_daemon: MakeDaemon) -> None:
     ports = spare_range(MANY)
     servers = f'min = {MANY}, max = {MANY}, start_timeout = "60s"'
     daemon = make_daemon(config(tmp_path / "marks", ports, servers, max_jobs=MANY))
@@ -75,7 +75,7 @@ def test_64_servers_on_64_ports_that_a_stranger_keeps_taking(tmp_path: Path, mak
 
 
 @pytest.mark.slow
-def test_two_daemons_never_have_the_same_port(tmp_path: Path, make_daemon: MakeDaemon) -> None:
+def test_fault_25_two_daemons_never_have_the_same_port(tmp_path: Path, make_daemon: MakeDaemon) -> None:
     each = 200
     marks = tmp_path / "marks"
     text = config(marks, spare_range(each + each // 2), 'max = 4, recycle_jobs = 1, start_timeout = "60s"', max_jobs=4)

@@ -14,6 +14,7 @@ import pytest
 
 from daemon import Daemon
 from socket_kit import BOUNDARY, MULTIPART, Http, connected, file, job, multipart
+from solvisor.submission import SHORT_BYTES
 from waiting import wait_until
 
 
@@ -108,9 +109,9 @@ def test_a_submission_that_is_refused_leaves_nothing(
 def test_whoever_goes_away_in_the_middle_leaves_nothing(http: Http, daemon: Daemon) -> None:
     wait_until(lambda: not in_work(daemon), "nothing is under way")
     head = f"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: {MULTIPART['Content-Type']}\r\n"
-    body = f"Content-Length: 100000\r\n\r\n--{BOUNDARY}\r\n".encode() + file("a.sh", b"x" * 5000)
+    begun = f"--{BOUNDARY}\r\n".encode() + file("a.sh", b"x" * 2 * SHORT_BYTES)
     with connected(http.path) as sock:
-        sock.sendall(head.encode() + body)
+        sock.sendall(f"{head}Content-Length: {len(begun) + 99}\r\n\r\n".encode() + begun)
         wait_until(lambda: in_work(daemon), "the upload has begun")
     wait_until(lambda: not in_work(daemon), "the upload is cleared away")
 

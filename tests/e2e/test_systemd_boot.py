@@ -19,6 +19,8 @@ pytestmark = pytest.mark.slow
 CONFIG = """\
 [daemon]
 stop_timeout = "0.2s"
+[api]
+group = "solvisor"
 [inbox]
 settle = "0.05s"
 rescan = "0.2s"
@@ -76,7 +78,9 @@ class Service:
         self.lab.run("sh", "-c", script, "sh", f"{self.home}/inbox/{name}", user="solvisor", stdin=content)
 
     def manifests(self) -> list[dict[str, Any]]:
-        return [json.loads(path.read_bytes()) for path in self.lab.path(self.home).glob("*/*/manifest.json")]
+        home = self.lab.path(self.home)
+        places = (home / folder for folder in ("done", "failed", "rejected"))  # on its way there it is in work/
+        return [json.loads(path.read_bytes()) for place in places for path in place.glob("*/manifest.json")]
 
     def wait_manifest(self) -> dict[str, Any]:
         (manifest,) = self.wait(self.manifests, "a manifest")
@@ -90,6 +94,12 @@ class Service:
             return int(texts[0]) if texts and texts[0].endswith("\n") else 0
 
         return int(self.wait(written, "the solver runs"))
+
+    def wait_cgroup(self, pid: int, name: str) -> None:
+        """Until the process is in a cgroup of this service that is called so; it is moved right after its start."""
+        cgroup, service = self.lab.path(f"/proc/{pid}/cgroup"), re.escape(f"/system.slice/{self.name}.service/")
+        pattern = rf"^0::.*{service}solvisor-[0-9a-f]+/{name}"
+        self.wait(lambda: re.search(pattern, cgroup.read_text(), re.MULTILINE), f"{pid} is in a cgroup {name}...")
 
     def left(self) -> list[str]:
         """Processes of this home: the daemon, and what carries its token."""
@@ -165,11 +175,13 @@ def test_from_install_to_uninstall(service: Service) -> None:
     assert service.status()[0] == 3
 
 
-def test_kill_9_of_the_daemon_while_a_job_runs(service: Service) -> None:
+def test_fault_63_kill_9_of_the_daemon_while_a_job_runs(service: Service) -> None:
     service.install("--now")
     go = f"/run/{service.name}.go"
     service.drop("a.gate", go)
     solver, daemon = service.wait_pid(), service.pid
+    service.wait_cgroup(daemon, "daemon-")
+    service.wait_cgroup(solver, "t-")
     service.lab.run("kill", "-9", str(daemon))
     service.wait(lambda: service.pid not in (0, daemon), "systemd starts it again")
     assert solver not in service.lab.processes()
@@ -182,7 +194,17 @@ def test_kill_9_of_the_daemon_while_a_job_runs(service: Service) -> None:
     assert [m["name"] for m in service.manifests()].count(manifest["name"]) == 1
 
 
-def test_a_daemon_that_hangs_is_started_again(service: Service) -> None:
+def test_fault_87_systemctl_reload_reads_the_configuration_again(service: Service) -> None:
+    service.install("--now")
+    daemon = service.pid
+    service.lab.write(service.config, CONFIG + '[solver.other]\naccept = ["*.other"]\ncommand = ["true"]\n')
+    service.lab.run("systemctl", "reload", service.name)
+    service.drop("a.other", "x")
+    assert service.wait_manifest()["solver"]["name"] == "other"
+    assert service.pid == daemon
+
+
+def test_fault_64_a_daemon_that_hangs_is_started_again(service: Service) -> None:
     service.lab.write(f"/etc/systemd/system/{service.name}.service.d/quick.conf", "[Service]\nWatchdogSec=1s\n")
     service.install("--now")
     daemon = service.pid
@@ -266,7 +288,7 @@ def test_members_of_the_group_may_drop_and_others_may_not(service: Service) -> N
         assert "Permission denied" in lab.run(*refused, user="outsider", check=False).stderr
 
 
-def test_members_of_the_group_may_ask_and_others_may_not(service: Service) -> None:
+def test_fault_79_members_of_the_group_may_ask_and_others_may_not(service: Service) -> None:
     service.install("--now")
     service.lab.run("usermod", "-aG", "solvisor", "member")
     assert service.status()[1]["answers"] is True
@@ -293,7 +315,8 @@ def test_a_named_account(service: Service) -> None:
     assert refused.returncode == 1
     assert f"the home {service.home} belongs to root, not to member; run: chown -R member:" in refused.stderr
     lab.run("chown", "member", service.home)
-    service.install("--as", "member", "--now")
+    installed = service.install("--as", "member", "--now")
+    assert f'[api] group = "member" in {service.config}   lets them ask the daemon' in installed.stdout
     assert lab.run("ps", "-o", "user=", "-p", str(service.pid)).stdout.strip() == "member"
     assert lab.run("stat", "-c", "%a", service.home).stdout == "755\n", "what was there keeps its mode"
     root = Service(lab, f"{service.name}-2", "/srv/roots").install("--as", "root", check=False)

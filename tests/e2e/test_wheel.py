@@ -110,6 +110,13 @@ def installed(program: Path, tmp_path: Path) -> Installed:
     return Installed(program, home)
 
 
+def test_the_starter_is_in_it_where_it_could_be_compiled(program: Path) -> None:
+    ask = "from solvisor.process.native import Starter; print(Starter().works)"
+    python = program.with_name("python")
+    said = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True, cwd="/", timeout=60).stdout
+    assert said == f"{shutil.which('cc') is not None}\n"
+
+
 @pytest.fixture
 def served(installed: Installed) -> Iterator[Installed]:
     """With a daemon that was started as a user starts it."""

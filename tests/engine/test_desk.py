@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 import anyio
@@ -14,10 +14,12 @@ from msgspec.structs import replace
 
 from scripted import Bench, finish, launched, run_to_end
 from solvisor import desk as module
+from solvisor.disk import Disk
 from solvisor.errors import Refused
-from solvisor.history import Filters, History
+from solvisor.history import Filters, History, Page
 from solvisor.model import Job, State
 from solvisor.questions import AmbiguousJob, Conflict, NoSuchJob
+from solvisor.spool import Publication
 from waiting import eventually
 
 EVERYTHING = Filters()
@@ -45,7 +47,7 @@ def hanging(bench: Bench, monkeypatch: pytest.MonkeyPatch, method: str) -> Itera
 
 
 @pytest.mark.parametrize("method", ["record", "harden"])
-async def test_questions_are_answered_while_the_store_hangs(
+async def test_fault_33_questions_are_answered_while_the_store_hangs(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     async with bench.running(), anyio.create_task_group() as tasks:
@@ -77,8 +79,10 @@ async def test_status_tells_what_the_daemon_is_doing(bench: Bench) -> None:
         running = await bench.send()
         await launched(bench, 2)
         await bench.send(job={"cpus": 4})
-        await eventually(lambda: bench.desk.status().disk_free_bytes, "the free space is known")
+        assert bench.desk.status().disk_free_bytes is None, "nobody looked yet"
+        engine.see_disk(Disk(1 << 40, 1 << 39, 1 << 30))
         status = bench.desk.status()
+        assert (status.disk_free_bytes, status.disk_reserve_bytes) == (1 << 39, 1 << 30)
         assert (status.host, status.home, status.health, status.problems) == (
             *("ws04", str(bench.home.root)),
             *("healthy", ()),
@@ -125,18 +129,42 @@ async def test_todays_counts_and_failures_go_on_in_the_next_life(bench: Bench) -
             assert sorted(row.id for row in status.last_failed) == sorted(failed[-5:])
 
 
+async def test_how_long_a_job_usually_runs_is_known_in_the_next_life_too(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("solvisor.usual.SHORTEST", 0.0)
+    async with bench.running():
+        first = await bench.send()
+        await launched(bench, 1)
+        assert bench.desk.status().running_jobs[0].usual_seconds is None, "there is no evidence"
+        await run_to_end(bench, first.id)
+        second = await bench.send()
+        await launched(bench, 2)
+        (row,) = bench.desk.status().running_jobs
+        ran = (await bench.desk.view(await bench.desk.find(first.id, None))).run_seconds
+        assert row.usual_seconds == ran
+        row, old = (await bench.desk.page(Filters(), None, 2)).jobs
+        assert (row.id, row.usual_seconds) == (second.id, ran)
+        assert old.usual_seconds is None, "of a job that is over it is nothing"
+        assert (await bench.desk.view(await bench.desk.find(second.id, None))).usual_seconds == ran
+        await run_to_end(bench, second.id, exit_code=3)
+    async with bench.running():
+        await bench.send()
+        await launched(bench, 1)
+        assert bench.desk.status().running_jobs[0].usual_seconds == ran
+
+
 async def test_a_new_day_begins_at_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     async with bench.running():
         await finish(bench, 1, exit_code=3)
         assert bench.desk.status().today.failed == 1
 
-        class Tomorrow(datetime):
+        class Tomorrow(date):
             @classmethod
-            def now(cls, tz: Any = None) -> Any:
-                today = datetime.now(tz)
-                return today.fromordinal(today.toordinal() + 1)
+            def today(cls) -> Tomorrow:
+                return cls.fromordinal(datetime.now().astimezone().toordinal() + 1)
 
-        monkeypatch.setattr(module, "datetime", Tomorrow)
+        monkeypatch.setattr(module, "date", Tomorrow)
         status = bench.desk.status()
         assert (status.today.failed, status.last_failed) == (0, ())
 
@@ -207,15 +235,38 @@ async def test_a_result_is_waited_for_and_not_longer_than_asked(bench: Bench) ->
         job_id = (await bench.send()).id
         job = await bench.desk.find(job_id, None)
         with pytest.raises(Conflict, match="is running; it has no result yet"):
-            bench.desk.must_be_published(job)
+            await bench.desk.must_be_published(job)
         await bench.desk.wait_finished(job_id, 0.01)
         assert (await bench.desk.find(job_id, None)).state == "running"
         await run_to_end(bench, job_id)
         assert (bench.home.done / job_id / "manifest.json").exists()
-        bench.desk.must_be_published(await bench.desk.find(job_id, None))
+        await bench.desk.must_be_published(await bench.desk.find(job_id, None))
         with anyio.fail_after(10):
             await bench.desk.wait_finished(job_id, 99)
             await bench.desk.wait_finished("nobody", 99)
+
+
+async def test_a_result_on_its_way_to_its_place_is_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish, gate = bench.results.publish, threading.Event()
+
+    def held(batch: Sequence[Publication]) -> tuple[list[str], dict[str, OSError]]:
+        assert gate.wait(30)
+        return publish(batch)
+
+    monkeypatch.setattr(bench.results, "publish", held)
+    async with bench.running() as engine:
+        job_id = (await bench.send()).id
+        await launched(bench, 1)
+        bench.backend.handles[0].end(0)
+        await eventually(lambda: engine.world.jobs[job_id].state == "succeeded", "it is judged")
+        job = await bench.desk.find(job_id, None)
+        assert (await bench.desk.view(job)).state == "collecting"
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(bench.desk.must_be_published, job)
+            tasks.start_soon(bench.desk.retry, job, None)
+            await anyio.wait_all_tasks_blocked()
+            gate.set()
+        assert job_id not in engine.world.jobs
 
 
 async def test_what_would_not_die_is_not_waited_for(bench: Bench) -> None:
@@ -274,27 +325,13 @@ async def test_a_page_filters_by_the_states_that_it_shows(bench: Bench, monkeypa
         assert len(await shown(State.SUCCEEDED)) == 2
 
 
-async def test_a_changed_configuration_is_told_and_is_no_trouble(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
-    path = bench.config.path
-    path.write_text("as it was read")
-    async with bench.running():
-        await eventually(lambda: bench.desk.status().disk_free_bytes, "it looked around once")
-        assert bench.desk.status().problems == ()
-        path.write_text("as it is now, and no daemon has read it")
-        await eventually(lambda: bench.desk.status().problems, "the change was noticed")
-        status = bench.desk.status()
-        assert status.problems[0].startswith("the configuration ")
-        assert status.health == "healthy"
-
-
 async def test_a_job_that_is_published_while_it_is_looked_up_is_shown_as_finished(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, gate = threading.Event(), threading.Event()
     page = History.page
 
-    def slow(*args: Any) -> list[Job]:
+    def slow(*args: Any) -> Page:
         found = page(*args)
         read.set()
         assert gate.wait(30)

@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from scripted import CONFIG, Bench, finish, launched, manifest, published, run_to_end
+from solvisor import engine
 from solvisor.errors import Refused
 from solvisor.model import State
 from solvisor.questions import Conflict, NoSuchJob
@@ -134,11 +136,11 @@ async def test_a_batch_that_is_closed_while_a_submission_comes_in_takes_it_no_mo
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with batch(bench) as batch_id:
-        finish_upload = Upload.finish
+        finish_upload, loop = Upload.finish, anyio.lowlevel.current_token()
 
         def late(*args: Any, **more: Any) -> Any:
             taken = finish_upload(*args, **more)
-            anyio.from_thread.run(bench.desk.close_batch, batch_id)
+            anyio.from_thread.run(bench.desk.close_batch, batch_id, token=loop)
             return taken
 
         monkeypatch.setattr(Upload, "finish", late)
@@ -244,3 +246,26 @@ async def test_a_batch_that_is_over_is_never_told_without_its_last_job(
         monkeypatch.setattr(bench.history, "finished_of_batch", late)
         view = await bench.desk.batch(batch_id)
         assert (view.over, states(view), looks) == (True, {"succeeded": 1}, 2)
+
+
+async def test_others_look_at_the_world_while_one_event_ends_many_jobs(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of 100,000 that stops takes seconds; no answer waits for that."""
+    monkeypatch.setattr(engine, "STEPS_AT_ONCE", 2)
+    seen: set[int] = set()
+    async with batch(bench, on_error="fail", max_jobs=1) as batch_id, anyio.create_task_group() as looking:
+        ids = [(await bench.send(batch=batch_id)).id for _ in range(7)]
+
+        async def look() -> None:
+            while True:
+                seen.add(bench.engine.world.states[State.SKIPPED])
+                await anyio.lowlevel.checkpoint()
+
+        looking.start_soon(look)
+        await launched(bench, 1)
+        bench.backend.handles[0].end(3)
+        for job_id in ids:
+            await published(bench, job_id)
+        looking.cancel_scope.cancel()
+    assert seen & set(range(1, 6)), "nobody could look before all of them were skipped"

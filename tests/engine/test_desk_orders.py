@@ -14,12 +14,15 @@ import pytest
 from scripted import CONFIG, Bench, launched, manifest, published, run_to_end
 from solvisor import config as configuration
 from solvisor import desk
+from solvisor.clock import now_us
 from solvisor.errors import Refused
+from solvisor.hand import Hand
 from solvisor.history import Filters
 from solvisor.model import Request
 from solvisor.orders import Stopping
 from solvisor.questions import Conflict, NoSuchJob
 from solvisor.spool import NotDurable, Take, Upload
+from solvisor.submission import SHORT_BYTES, SHORT_STEPS
 from solvisor.views import BatchRule, Submitted
 from waiting import eventually
 
@@ -104,9 +107,10 @@ async def test_what_is_refused_leaves_nothing_behind(
     assert bench.adopt() == []
 
 
+@pytest.mark.parametrize("size", [1, SHORT_BYTES + 1], ids=["short", "long"])
 @pytest.mark.parametrize("step", ["write", "finish"])
-async def test_a_full_disk_leaves_nothing_and_harms_nobody(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str
+async def test_fault_26_a_full_disk_leaves_nothing_and_harms_nobody(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str, size: int
 ) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "no space")
@@ -114,21 +118,58 @@ async def test_a_full_disk_leaves_nothing_and_harms_nobody(
     async with bench.running():
         with monkeypatch.context() as patched:
             patched.setattr(Upload, step, full)
-            upload = await bench.desk.open_upload("a.x")
-            upload.begin("a.x")
+            submission = bench.desk.begin("a.x")
+            await submission.begin("a.x")
             with pytest.raises(OSError, match="no space"):  # noqa: PT012  whichever of the two it is
                 try:
-                    upload.write(b"x")
+                    await submission.write(bytes(size))
+                    await submission.end()
                 except OSError:
-                    await bench.desk.abandon(upload)
+                    assert (step, size > 1) == ("write", True)
+                    await submission.discard()
                     raise
-                upload.end()
-                await bench.desk.submit(upload, ["a.x"], None, Request("socket"))
+                await bench.desk.submit(submission, None, Request("socket"))
         assert in_work(bench) == []
         assert (await bench.send()).existing is False
 
 
-async def test_a_disk_that_loses_what_was_written_ends_the_daemon(
+async def test_what_is_short_is_one_piece_of_work_and_what_gets_long_goes_to_the_disk_as_it_comes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each hand-over costs a small submission as much as its work; and nothing large is held in memory."""
+    pieces: list[str] = []
+    do = Hand.do
+
+    async def counted(hand: Hand, work: Callable[[], Any]) -> Any:
+        if getattr(getattr(work, "func", None), "__name__", "") == "_carry_out":
+            pieces.append(hand._name)
+        return await do(hand, work)
+
+    monkeypatch.setattr(Hand, "do", counted)
+    async with bench.running():
+        sent = await bench.send(job={"priority": 1})
+        assert pieces == ["solvisor-uploads"]
+        long = bench.desk.begin("b.x")
+        await long.begin("b.x")
+        for _ in range(9):
+            await long.write(bytes(SHORT_BYTES // 4))
+        (folder,) = set(in_work(bench)) - {sent.id}
+        on_the_disk = (bench.home.work / folder / "input" / "b.x").stat().st_size
+        assert 9 * (SHORT_BYTES // 4) - on_the_disk <= SHORT_BYTES
+        await long.end()
+        other = await bench.desk.submit(long, None, Request("socket"))
+        assert (await bench.desk.find(other.id, None)).spec.inputs[0].size == 9 * (SHORT_BYTES // 4)
+        many = bench.desk.begin("0.x")
+        for n in range(SHORT_STEPS):
+            await many.begin(f"{n}.x")
+            await many.end()
+        assert len(in_work(bench)) == 3
+        await many.discard()
+        assert sorted(in_work(bench)) == sorted([sent.id, other.id])
+        assert pieces == ["solvisor-uploads"]
+
+
+async def test_fault_29_a_disk_that_loses_what_was_written_ends_the_daemon(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> None:
@@ -205,13 +246,12 @@ async def test_a_key_of_a_refused_submission_is_free(bench: Bench) -> None:
 async def test_a_submission_that_lost_its_answer_is_found_again_by_its_key(bench: Bench) -> None:
     """The daemon died after the claim and before the row: the next one adopts it, with its key."""
     async with bench.running():
-        upload = await bench.desk.open_upload("a.x")
-        upload.begin("a.x")
-        upload.write(b"input\n")
-        upload.end()
-    desk._write_job_file(upload, ["a.x"], {})
+        upload = Upload(bench.home, bench.ids.new_id("a.x", now_us()))
+    upload.begin("a.x")
+    upload.write(b"input\n")
+    upload.end()
+    desk._add_job_file(["a.x"], None, upload)
     upload.finish(Take(upload.job_id, ("a.x",), folder=True, request=Request("socket", "ann", None, "k")))
-    upload.close()
     async with bench.running(adopted=bench.adopt()):
         again = await bench.send(key="k")
         assert (again.id, again.existing) == (upload.job_id, True)
@@ -336,13 +376,13 @@ async def test_a_job_whose_results_are_collected_can_be_cancelled(
 ) -> None:
     async with bench.running() as engine:
         gate = anyio.Event()
-        collect = engine._collector.collect
+        collect = engine._collecting.collector.collect
 
         async def late(batch: Any) -> Any:
             await gate.wait()
             return await collect(batch)
 
-        monkeypatch.setattr(engine._collector, "collect", late)
+        monkeypatch.setattr(engine._collecting.collector, "collect", late)
         sent = await bench.send()
         await launched(bench, 1)
         bench.backend.handles[0].end()
@@ -396,10 +436,11 @@ async def test_a_daemon_that_stops_takes_nothing_in(bench: Bench) -> None:
         await launched(bench, 1)
         bench.backend.handles[0].obedient = False
         engine.drain()
-        upload = await bench.desk.open_upload("a.x")
+        submission = bench.desk.begin("a.x")
+        await submission.begin("a.x")
         orders: list[Callable[[], Any]] = [
             bench.send,
-            lambda: bench.desk.submit(upload, ["a.x"], None, Request("socket")),
+            lambda: bench.desk.submit(submission, None, Request("socket")),
             lambda: bench.desk.open_batch(BatchRule(), None),
         ]
         for order in orders:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -229,6 +230,16 @@ async def test_a_server_is_replaced_once_it_has_no_job(bench: Bench, kind: Scrip
         channel.finish()
         assert (await published(bench, job))["state"] == "succeeded"
         await become(bench, _3="ready", _4="ready")
+
+
+async def test_jobs_that_come_one_after_the_other_are_visits_of_one_task(bench: Bench, kind: ScriptedKind) -> None:
+    async with bench.running():
+        for _ in range(3):
+            job = await send(bench)
+            (await kind.has("warm-1", job)).finish()
+            assert (await published(bench, job))["state"] == "succeeded"
+            await become(bench, _1="ready")
+            assert len([task for task in asyncio.all_tasks() if "visit" in task.get_name()]) == 1
 
 
 async def test_one_server_is_replaced_by_its_name(bench: Bench, kind: ScriptedKind) -> None:

@@ -17,7 +17,9 @@ from msgspec.structs import replace
 
 from scripted import Bench, launched, published
 from solvisor import engine as module
+from solvisor import store as stores
 from solvisor.errors import SpawnError, StoreUnavailable
+from solvisor.events import Event, Published
 from solvisor.interfaces import AttemptSpec
 from solvisor.model import Cause, FileFact, Retry
 from waiting import eventually, wait_until
@@ -39,6 +41,17 @@ async def test_no_process_before_its_attempt_is_recorded(bench: Bench) -> None:
         bench.backend.handles[0].end()
         assert (await published(bench, intake.id))["state"] == "succeeded"
     assert len(seen) == 1
+
+
+async def test_the_log_of_the_database_is_carried_over_once_it_is_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "FOLD_ROWS", 1)
+    folded = threading.Event()
+    monkeypatch.setattr(bench.store, "fold", folded.set)
+    async with bench.running() as engine:
+        await engine.accept([bench.intake()])
+        await eventually(folded.is_set, "it is carried over")
 
 
 async def test_nothing_is_announced_before_it_is_durable(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,8 +93,8 @@ async def test_room_is_free_as_soon_as_the_tree_is_gone_not_when_the_result_is_d
         await engine.accept(intakes)
         await launched(bench, 2)
         gate = threading.Event()
-        survey = bench.results.survey
-        monkeypatch.setattr(bench.results, "survey", lambda *a: (gate.wait(20), survey(*a))[1])
+        remains = bench.results.remains
+        monkeypatch.setattr(bench.results, "remains", lambda *a: (gate.wait(20), remains(*a))[1])
         bench.backend.handles[0].end()
         await launched(bench, 3)
         gate.set()
@@ -137,7 +150,7 @@ async def test_a_finished_solve_is_never_run_again(bench: Bench, monkeypatch: py
             started.set()
             await anyio.sleep_forever()
 
-        monkeypatch.setattr(engine._collector, "collect", never)
+        monkeypatch.setattr(engine._collecting.collector, "collect", never)
         bench.backend.handles[0].end()
         with anyio.fail_after(20):
             await started.wait()
@@ -198,6 +211,55 @@ async def test_drain_lets_running_jobs_finish(bench: Bench) -> None:
             await bench.stopped.wait()
     assert len(list(bench.home.done.iterdir())) == 2
     assert len(bench.backend.handles) == 2
+
+
+async def test_who_is_alone_waits_for_no_pass_to_share(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "UNHURRIED_SECONDS", 3600.0)
+    monkeypatch.setattr(module, "SHARED_SECONDS", 3600.0)
+    async with bench.running() as engine:
+        intake = bench.intake()
+        await engine.accept([intake])
+        await launched(bench, 1)
+        await eventually(lambda: engine._events, "its start is told, and waits")
+        with anyio.fail_after(10):
+            await engine.settle()
+        bench.backend.handles[0].end()
+        assert (await published(bench, intake.id))["state"] == "succeeded"
+
+
+async def test_a_verdict_waits_a_moment_for_others_and_not_for_their_end(bench: Bench) -> None:
+    async with bench.running() as engine:
+        intakes = [bench.intake(f"{n}.x") for n in range(2)]
+        await engine.accept(intakes)
+        await launched(bench, 2)
+        bench.backend.handles[0].end()
+        await published(bench, bench.backend.handles[0].job_id)
+        await eventually(lambda: len(engine.world.jobs) == 1, "it has left the world")
+
+
+async def test_an_order_in_the_last_pass_is_durable_and_told_and_then_the_engine_ends(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bench.running() as engine:
+        post = engine.post
+
+        def quietly(event: Event) -> None:
+            if isinstance(event, Published):
+                engine._events.append(event)  # so that what ends the drain waits for the order
+            else:
+                post(event)
+
+        monkeypatch.setattr(engine, "post", quietly)
+        intake = bench.intake()
+        await engine.accept([intake])
+        await launched(bench, 1)
+        engine.drain()
+        bench.backend.handles[0].end()
+        await published(bench, intake.id)
+        await eventually(lambda: engine._events, "the last event waits")
+        with anyio.fail_after(10):
+            await engine.settle()
+            await bench.stopped.wait()
 
 
 async def test_drain_stops_what_takes_longer_than_stop_timeout(bench: Bench) -> None:

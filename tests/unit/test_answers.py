@@ -12,10 +12,11 @@ from msgspec.structs import replace
 
 from builders import BAD, NOON_US, SECOND_US, Story, make_demand, make_facts, make_intake, make_limits, make_settings
 from solvisor import answers, machine
-from solvisor.events import Accept
+from solvisor.events import Accept, SetAside
 from solvisor.manifest import Manifest
 from solvisor.model import LICENSE_DENIED, TERMINAL, Batch, Cause, Job, Pause, Reason, Retry, State, Verdict
 from solvisor.recovery import restore
+from solvisor.usual import Usual
 from solvisor.views import Explanation
 from solvisor.world import World
 
@@ -24,7 +25,7 @@ LATER_US = NOON_US + 100 * SECOND_US
 
 
 def look(story: Story, job_id: str, now_us: int = LATER_US) -> Any:
-    return answers.row(story.world, LIMITS, story.job(job_id), now_us)
+    return answers.row(story.world, LIMITS, Usual(), story.job(job_id), now_us)
 
 
 def gone(story: Story, job_id: str) -> Job:
@@ -35,7 +36,7 @@ def gone(story: Story, job_id: str) -> Job:
 
 
 def explain(story: Story, job: Job) -> Explanation:
-    view = answers.view(story.world, LIMITS, job, make_settings(), None, LATER_US)
+    view = answers.view(story.world, LIMITS, Usual(), job, make_settings(), None, LATER_US)
     return answers.explanation(story.world, LIMITS, view, story.now, LATER_US)
 
 
@@ -54,9 +55,9 @@ def test_what_ended_is_collecting_until_its_result_lies_in_its_place() -> None:
     row = look(story, "a")
     assert (row.state, row.cause, row.code, row.message, row.finished) == ("collecting", None, None, None, None)
     assert row.folder == "work/a"
-    row = answers.row(story.world, LIMITS, gone(story, "a"), LATER_US)
+    row = answers.row(story.world, LIMITS, Usual(), gone(story, "a"), LATER_US)
     assert (row.state, row.cause, row.code, row.message) == ("failed", "exit", "exit_3", BAD.message)
-    assert (row.finished, row.folder) == ("2026-01-31T12:00:00.000000Z", "failed/a")
+    assert (row.finished, row.folder) == ("2026-01-31T12:00:05.000000Z", "failed/a")
 
 
 def test_what_would_not_die_is_shown_as_failed_although_its_folder_stays() -> None:
@@ -66,6 +67,8 @@ def test_what_would_not_die_is_shown_as_failed_although_its_folder_stays() -> No
     story.exited("a", replace(make_facts(), exit_code=None, unkillable=True))
     row = look(story, "a")
     assert (row.state, row.cause, row.folder) == ("failed", "unkillable", "work/a")
+    (problem,) = answers.unkillable_problems(story.world)
+    assert problem.startswith(f"the processes of a (pid {story.job('a').current.pid}) would not die; its room stays")
     assert explain(story, story.job("a")).next == answers.NEXT[Cause.UNKILLABLE]
 
 
@@ -99,17 +102,17 @@ def test_the_times_of_a_job_are_of_its_wait_and_of_its_last_try() -> None:
     assert (row.queue_seconds, row.run_seconds, row.tries) == (10, 40, 2)
     story.exited("a", replace(make_facts(), finished_us=NOON_US + 63 * SECOND_US))
     story.judged("a")
-    row = answers.row(story.world, LIMITS, gone(story, "a"), LATER_US)
+    row = answers.row(story.world, LIMITS, Usual(), gone(story, "a"), LATER_US)
     assert (row.state, row.run_seconds, row.queue_seconds) == ("succeeded", 3, 10)
 
 
-def test_a_job_that_never_ran_has_no_run_time_and_a_clock_set_back_gives_no_negative_ones() -> None:
+def test_fault_48_a_job_that_never_ran_has_no_run_time_and_a_clock_set_back_gives_no_negative_ones() -> None:
     story = Story()
     story.accept("a")
     story.accept("b")
     story.now_us += 7 * SECOND_US
     story.cancel("a")
-    row = answers.row(story.world, LIMITS, gone(story, "a"), LATER_US)
+    row = answers.row(story.world, LIMITS, Usual(), gone(story, "a"), LATER_US)
     assert (row.state, row.queue_seconds, row.run_seconds, row.started) == ("cancelled", 7, None, None)
     story.start("b")
     row = look(story, "b", NOON_US - SECOND_US)
@@ -164,7 +167,7 @@ def test_a_license_that_is_refused_is_not_said_to_be_all_right() -> None:
     refuse(story, "a", times=1)
     found = explain(story, story.job("b"))
     assert found.headline == answers.REFUSED
-    view = answers.view(story.world, LIMITS, story.job("a"), None, None, LATER_US)
+    view = answers.view(story.world, LIMITS, Usual(), story.job("a"), None, None, LATER_US)
     assert (view.tries, view.tries_charged) == (3, 0)
     told = "orcaflex was refused 3 times in a row and rests 5 s more; the last time: no seat is free"
     assert found.findings[0].text == told
@@ -196,6 +199,22 @@ def test_headlines_of_started_and_ended_jobs() -> None:
     assert (found.headline, found.next) == ("CANCELLED", "to run it after all: solvisor retry d")
 
 
+@pytest.mark.parametrize(
+    ("ran", "words"), [(0.0002, "1 ms"), (0.004, "4 ms"), (0.099, "99 ms"), (0.12, "0.12 s"), (5.0, "5.0 s")]
+)
+def test_a_job_of_a_moment_is_told_in_milliseconds(ran: float, words: str) -> None:
+    story = Story()
+    story.accept("a")
+    story.start("a")
+    story.exited("a")
+    story.judged("a")
+    job = gone(story, "a")
+    last = job.attempts[-1]
+    assert last.facts is not None
+    job = replace(job, attempts=(replace(last, facts=replace(last.facts, seconds=ran)),))
+    assert explain(story, job).headline == f"SUCCEEDED in {words}."
+
+
 def test_tries_that_are_not_charged_are_told_apart() -> None:
     story = Story()
     story.accept("a")
@@ -203,7 +222,7 @@ def test_tries_that_are_not_charged_are_told_apart() -> None:
     story.lost("a")
     assert explain(story, story.job("a")).headline == "starts now."
     story.start("a", make_settings(Retry(1, (Cause.EXIT,))))
-    view = answers.view(story.world, LIMITS, story.job("a"), None, None, LATER_US)
+    view = answers.view(story.world, LIMITS, Usual(), story.job("a"), None, None, LATER_US)
     assert (view.tries, view.tries_charged, view.tries_max) == (2, 1, 2)
     assert explain(story, story.job("a")).headline == "runs: try 2 (1 charged of 2), without a limit."
     story.exited("a")
@@ -222,13 +241,22 @@ def test_what_broke_servers_is_not_to_be_corrected_blindly() -> None:
     assert "correct the input" not in told
 
 
+@pytest.mark.parametrize("code", ["row", "defect"])
+def test_what_was_set_aside_is_no_fault_of_its_input(code: str) -> None:
+    story = Story()
+    story.accept("a")
+    machine.apply(story.world, SetAside("a", code, "it could not be started, by a defect of Solvisor", NOON_US))
+    told = explain(story, gone(story, "a")).next
+    assert told == "this is a defect of Solvisor or of its database: submit the input again, and please report it"
+
+
 def test_the_manifest_has_checks_result_and_whether_the_log_was_cut() -> None:
     story = Story()
     story.accept("a")
     story.run("a")
     sample = (Path(__file__).parents[1] / "data" / "manifests" / "succeeded.json").read_bytes()
     manifest = replace(msgspec.json.decode(sample, type=Manifest), result={"peak": 1}, log_truncated=True)
-    view = answers.view(story.world, LIMITS, story.job("a"), None, manifest, LATER_US)
+    view = answers.view(story.world, LIMITS, Usual(), story.job("a"), None, manifest, LATER_US)
     assert (view.checks, view.result, view.log_truncated) == (manifest.checks, {"peak": 1}, True)
 
 
@@ -272,6 +300,17 @@ def crowd() -> Story:
     story.run("rests", BAD, make_settings(Retry(1, (Cause.EXIT,), 5.0)))
     story.world.sanity_check()
     return story
+
+
+def test_the_first_that_wait_come_in_their_order_and_those_that_cannot_start_yet_last() -> None:
+    story = crowd()
+    found = answers.first_waiting(story.world, 20)
+    assert found == ["license-0", "license-1", "license-2", "post-2", "rests", "after-1", "after-2"]
+    assert answers.first_waiting(story.world, 2) == found[:2]
+    story.accept("first", make_demand("ccx"), priority=5)
+    story.cancel("license-0")
+    story.cancel("rests")
+    assert answers.first_waiting(story.world, 20) == ["first", "license-1", "license-2", "post-2", "after-1", "after-2"]
 
 
 def test_waiting_jobs_are_counted_by_what_they_wait_for_as_their_rows_say() -> None:
@@ -388,3 +427,19 @@ def test_a_world_that_is_restored_counts_its_batches_alike() -> None:
         restore(again, job, make_demand(), frozenset(), 0.0, batch=batch)
     again.sanity_check()
     assert answers.batch_view(again, batch, Counter()) == answers.batch_view(story.world, batch, Counter())
+
+
+def test_what_is_waited_for_is_named_where_it_is_one_of_several() -> None:
+    story = Story()
+    story.accept("holds", demand=make_demand(cpus=1, licenses=(("orcaflex", 2),)))
+    story.start("holds")
+    story.accept("license", demand=make_demand(cpus=1, licenses=(("orcaflex", 1),)))
+    story.accept("cores", demand=make_demand(cpus=99))
+    told = {job_id: look(story, job_id) for job_id in ("holds", "license", "cores")}
+    assert {job_id: (row.reason, row.waits_for) for job_id, row in told.items()} == {
+        "holds": (None, None),
+        "license": ("license", "orcaflex"),
+        "cores": ("cpus", None),
+    }
+    story.world.set_pause(Pause("ccx", None, NOON_US, None))
+    assert (look(story, "license").reason, look(story, "license").waits_for) == ("paused", "ccx")

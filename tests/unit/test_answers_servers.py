@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from builders import NOON_US, WARM, Story, make_demand, make_limits, make_pool, make_settings
-from solvisor import answers
+from solvisor import answers, fleetview
 from solvisor.model import Pause, Server, ServerState
+from solvisor.usual import Usual
 from solvisor.views import Explanation, PoolView
 from solvisor.world import World
 
@@ -25,11 +26,11 @@ def put(world: World, name: str, state: str, **more: Any) -> None:
 
 
 def pool(world: World, now: float = NOW) -> PoolView:
-    return answers.pool(world, LIMITS, "omc", now)
+    return fleetview.pool(world, LIMITS, "omc", now)
 
 
 def explained(story: Story, job_id: str) -> Explanation:
-    view = answers.view(story.world, LIMITS, story.job(job_id), make_settings(), None, NOON_US)
+    view = answers.view(story.world, LIMITS, Usual(), story.job(job_id), make_settings(), None, NOON_US)
     return answers.explanation(story.world, LIMITS, view, NOW, NOON_US)
 
 
@@ -62,14 +63,15 @@ def test_wanted_up_and_ready_are_facts_of_their_own() -> None:
     found = pool(world)
     assert (found.wanted, found.starting, found.up, found.ready, found.busy, found.most) == (4, 2, 5, 2, 1, 4)
     assert found.licenses == {"lic": 12}
-    (line, other) = answers.pool_rows(world, LIMITS, NOW)
+    (line, other) = fleetview.pool_rows(world, LIMITS, NOW)
     assert (line.solver, line.wanted, line.starting, line.up, line.ready, line.busy) == ("omc", 4, 2, 5, 2, 1)
     assert (other.solver, other.state, other.wanted, other.up, other.most) == ("rserve", "ok", 0, 0, 2)
-    assert [found.solver for found in answers.servers(world, LIMITS, NOW)] == ["omc", "rserve"]
+    assert [found.solver for found in fleetview.servers(world, LIMITS, NOW)] == ["omc", "rserve"]
 
 
-@pytest.mark.parametrize(("scale", "wanted", "most"), [(None, 1, 4), (0, 0, 0), (3, 3, 3), (6, 6, 6)])
+@pytest.mark.parametrize(("scale", "wanted", "most"), [(None, 1, 4), (0, 0, 0), (3, 3, 3), (6, 4, 4)])
 def test_as_many_are_wanted_as_the_configuration_or_a_person_says(scale: int | None, wanted: int, most: int) -> None:
+    """And no more than there are licenses for: of 8, 2 each."""
     world = World()
     world.set_scale("omc", scale)
     found = pool(world)
@@ -80,7 +82,7 @@ def test_as_many_are_wanted_as_the_configuration_or_a_person_says(scale: int | N
 
 def test_to_ask_changes_nothing() -> None:
     world = World()
-    answers.servers(world, LIMITS, NOW)
+    fleetview.servers(world, LIMITS, NOW)
     assert world.pools == {}
 
 
@@ -93,7 +95,7 @@ def test_a_rest_is_told_until_it_is_over() -> None:
     facts.rests_until, facts.ends, facts.error = NOW + 4, [NOW - 1], "omc-1 ended with exit code 1"
     found = pool(world)
     assert (found.state, found.rests_seconds, found.failures, found.error) == ("backoff", 4, 1, facts.error)
-    assert answers.server_problems(world, LIMITS) == []
+    assert fleetview.server_problems(world, LIMITS) == []
     found = pool(world, NOW + 4)
     assert (found.state, found.rests_seconds, found.error) == ("ok", None, facts.error)
 
@@ -103,16 +105,30 @@ def test_what_failed_for_good_is_a_problem_with_the_way_out() -> None:
     facts = world.pool("omc")
     facts.rests_until, facts.ends, facts.failed, facts.error = NOW + 4, [NOW] * 6, True, "no such file"
     assert (pool(world).state, pool(world).rests_seconds) == ("failed", None)
-    assert answers.server_problems(world, LIMITS) == [
+    assert fleetview.server_problems(world, LIMITS) == [
         "the servers of omc failed 6 times in a row: no such file; correct it, then solvisor servers restart omc"
     ]
+
+
+def test_fault_22_servers_that_come_to_nothing_while_jobs_wait_are_a_problem() -> None:
+    story = Story()
+    facts = story.world.pool("omc")
+    facts.misses, facts.error = 3, "no port of 4711 is free on 127.0.0.1"
+    assert fleetview.server_problems(story.world, LIMITS) == []
+    story.accept("a", WARM, solver="omc")
+    assert fleetview.server_problems(story.world, LIMITS) == [
+        "1 job waits for a server of omc, and 3 in a row came to nothing: no port of 4711 is free on 127.0.0.1; "
+        "it is tried again and again"
+    ]
+    facts.misses = 2
+    assert fleetview.server_problems(story.world, LIMITS) == []
 
 
 def test_a_server_that_would_not_die_is_a_problem() -> None:
     world = World()
     put(world, "omc-1", "stopping", stuck=True)
     put(world, "omc-2", "stopping")
-    (problem,) = answers.server_problems(world, LIMITS)
+    (problem,) = fleetview.server_problems(world, LIMITS)
     assert problem.startswith("the processes of omc-1 (pid 77) would not die")
 
 
@@ -124,7 +140,7 @@ def test_jobs_that_wait_for_a_server_are_counted() -> None:
     for n in range(3):
         story.accept(f"warm-{n}", WARM, solver="omc")
     story.accept("cold", make_demand("ccx"))
-    assert (pool(story.world).waiting, answers.pool_rows(story.world, LIMITS, NOW)[1].waiting) == (3, 0)
+    assert (pool(story.world).waiting, fleetview.pool_rows(story.world, LIMITS, NOW)[1].waiting) == (3, 0)
     story.world.set_pause(Pause("omc", None, NOON_US, None))
     assert pool(story.world).waiting == 0
     story.world.end_pause("omc")

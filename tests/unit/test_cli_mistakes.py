@@ -6,30 +6,21 @@ import json
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cli_kit import Run, command_line
-from fake_daemon import BEAM, FakeDaemon, Raw, explanation, fake_daemon, row, status, view
+from cli_kit import Run
+from fake_daemon import BEAM, FakeDaemon, Raw, Request, explanation, fake_daemon, no_such_job, row, status, view
 from solvisor.views import JobPage, Pause, Problem, Submitted
+from solvisor_service import client
 from solvisor_service.cli import parser
 
 JOB_VERBS = ["show", "explain", "logs", "get", "wait", "cancel", "retry"]
 RETRY = "correct the input and submit it again; run it unchanged: solvisor retry beam-1"
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> Iterator[FakeDaemon]:
-    with fake_daemon(tmp_path / "home") as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def run(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command line on the home of ``fake``."""
-    return command_line(tmp_path, capfdbinary, monkeypatch)
 
 
 def refused(code: str, detail: str) -> Problem:
@@ -293,6 +284,81 @@ def test_how_to_start_a_daemon_can_be_pasted(run: Run, tmp_path: Path) -> None:
 # --- what the daemon's answer leaves unsaid -----------------------------------------------------------------------
 
 CHANGED = "the configuration was changed since this daemon read it; restart it"
+
+
+_HOLDS = """
+import sys
+from pathlib import Path
+from solvisor import home as homes
+lock = homes.lock(homes.Home.at(Path(sys.argv[1])))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_daemon_that_is_starting_is_not_said_to_be_missing(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "home" / "state").mkdir(parents=True)
+    command = [sys.executable, "-c", _HOLDS, str(tmp_path / "home")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        for words in (["status"], ["list"]):
+            result = run(*words)
+            assert (result.status, result.out) == (75, "")
+            assert result.err.startswith(f"solvisor: pid {holder.pid} holds {tmp_path}/home and does not answer yet: ")
+            assert "a daemon is starting" in result.err
+            assert "try again soon" in result.err
+    result = run("status")
+    assert result.status == 3
+    assert "no daemon is running" in result.err
+
+
+@pytest.mark.parametrize("words", [["status"], ["list"], ["submit", "a.inp"]])
+def test_a_daemon_that_answers_nothing_is_told_while_it_is_waited_for(
+    fake: FakeDaemon, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    for name, seconds in {"QUIET": 0.1, "PROBE": 0.2, "ANSWER": 1.0, "SAFE": 0.0}.items():
+        monkeypatch.setattr(client, f"{name}_SECONDS", seconds)
+    (tmp_path / "a.inp").write_text("x")
+    ended = threading.Event()
+
+    def nothing(_: Request) -> Any:
+        ended.wait(30)
+        return no_such_job("")
+
+    for asked in [("GET", "/v1/status"), ("GET", "/v1/jobs"), ("POST", "/v1/jobs")]:
+        fake.answers[asked] = nothing
+    try:
+        result = run(*words)
+    finally:
+        ended.set()
+    late, gave_up = result.err.splitlines()
+    assert late.startswith(
+        f"solvisor: the daemon on {tmp_path}/home has not answered for 0.3 s: it hangs or is stopped"
+    )
+    assert late.endswith("waiting up to 1 s, Ctrl-C gives up")
+    assert "has not answered within 1 s: it hangs or is stopped; read state/log" in gave_up
+    assert result.status == 75
+
+
+def test_a_slow_answer_of_a_daemon_that_lives_is_waited_for_in_silence(
+    fake: FakeDaemon, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "QUIET_SECONDS", 0.05)
+    probed = threading.Event()
+
+    def says(_: Request) -> Any:
+        probed.set()
+        return status()
+
+    def late(_: Request) -> Any:
+        assert probed.wait(30)
+        return JobPage((), None)
+
+    fake.answers["GET", "/v1/status"] = says
+    fake.answers["GET", "/v1/jobs"] = late
+    result = run("list")
+    assert (result.status, "answered" in result.err) == (0, False)
 
 
 def test_a_refused_submission_tells_the_option_and_a_stale_configuration(

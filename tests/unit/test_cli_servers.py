@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from cli_kit import Run, command_line
+from cli_kit import Run
 from fake_daemon import FakeDaemon, fake_daemon, status, view
 from solvisor.model import Reason, ServerState
 from solvisor.questions import NO_SERVERS
@@ -55,18 +54,6 @@ POOL = PoolView(
 )
 EMPTY = replace(POOL, wanted=0, up=0, ready=0, servers=())
 HEAD = "SERVER    STATE   PORT   PID  JOBS  MEMORY       AGE"
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> Iterator[FakeDaemon]:
-    with fake_daemon(tmp_path / "home") as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def run(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command line on the home of ``fake``."""
-    return command_line(tmp_path, capfdbinary, monkeypatch)
 
 
 def line(pool: PoolView) -> PoolRow:
@@ -287,7 +274,7 @@ def test_status_has_a_line_for_each_solver_with_servers(fake: FakeDaemon, run: R
         "         comes   none of 4",
         "         waited  none of 4",
         "                 none now, none wanted: 1 other solver",
-        "WAITING  3 server a",
+        "WAITING  3 for a warm server of a",
     ]
     unused = tuple(line(replace(EMPTY, solver=name)) for name in "ab")
     fake.answers["GET", "/v1/status"] = status(servers=unused, waiting=1)

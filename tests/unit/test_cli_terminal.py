@@ -21,7 +21,7 @@ import pexpect.fdpexpect
 import pytest
 from rich.cells import cell_len
 
-from fake_daemon import BEAM, FakeDaemon, Raw, Request, explanation, fake_daemon, row, status, view
+from fake_daemon import BEAM, FakeDaemon, Raw, Request, explanation, row, status, view
 from solvisor.model import ServerState
 from solvisor.views import (
     Holder,
@@ -79,12 +79,6 @@ POOL = PoolRow(
     solver="rserve", state="backoff", wanted=1, starting=0, up=0, ready=0, busy=0, most=4, waiting=1, failures=2,
     error=LONG,
 )  # fmt: skip
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> Iterator[FakeDaemon]:
-    with fake_daemon(tmp_path / "home") as daemon:
-        yield daemon
 
 
 @pytest.fixture
@@ -231,8 +225,20 @@ class GrowingLog:
 
     def _log(self, request: Request) -> Raw:
         offset = int(request.query["offset"][0])
+        if "follow" in request.query:
+            return Raw(self._growth(offset), {"Solvisor-Offset": str(offset), "Solvisor-Try": "1"})
         data = self.data[offset:]
         return Raw(data, {"Solvisor-Offset": str(offset + len(data))})
+
+    def _growth(self, offset: int) -> Iterator[bytes]:
+        while True:
+            over = self.over.wait(0.02)
+            data = self.data[offset:]
+            if data:
+                yield data
+                offset += len(data)
+            elif over:
+                return
 
 
 def test_a_followed_log_appears_as_it_is_written_and_cannot_do_harm(fake: FakeDaemon, terminal: Open) -> None:
@@ -256,7 +262,16 @@ def test_half_a_control_sequence_at_the_end_is_shown_as_text(fake: FakeDaemon, t
     log = GrowingLog(fake)
     log.over.set()
     log.data = b"end \x1b[3"
-    assert terminal("logs", "last").rest() == "end [3"
+    assert terminal("logs", "last").rest() == "end [3\n"
+
+
+@pytest.mark.parametrize(("data", "shown"), [(b"", ""), (b"cut off", "cut off\n"), (b"whole\n", "whole\n")])
+def test_a_log_on_a_terminal_ends_with_its_line(fake: FakeDaemon, terminal: Open, data: bytes, shown: str) -> None:
+    """The prompt does not stick to a line that was cut."""
+    log = GrowingLog(fake)
+    log.over.set()
+    log.data = data
+    assert terminal("logs", "last").rest() == shown
 
 
 def test_what_only_looks_like_a_control_string_does_not_hold_the_log_back(fake: FakeDaemon, terminal: Open) -> None:
@@ -272,11 +287,12 @@ def test_what_only_looks_like_a_control_string_does_not_hold_the_log_back(fake: 
 def test_ctrl_c_ends_waiting_with_130_and_no_traceback(
     fake: FakeDaemon, terminal: Open, words: tuple[str, ...]
 ) -> None:
-    GrowingLog(fake)
+    log = GrowingLog(fake)
     shown = terminal(*words)
-    wait_until(lambda: len(fake.requests) > 2, "the command waits")
+    wait_until(lambda: len(fake.requests) > 1, "the command waits")
     shown.process.send_signal(signal.SIGINT)
     assert shown.rest() == ""
+    log.over.set()
     assert shown.process.wait() == 130
 
 

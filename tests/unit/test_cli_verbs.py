@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import io
@@ -19,7 +20,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cli_kit import Result, Run, command_line
+from cli_kit import Result, Run
 from fake_daemon import BEAM, FakeDaemon, Raw, Request, explanation, fake_daemon, row, status, view
 from solvisor.model import Check
 from solvisor.views import (
@@ -36,6 +37,7 @@ from solvisor.views import (
     Today,
     Waiting,
 )
+from solvisor_service import cli
 from solvisor_service.cli import main, shared
 
 RISER = "riser-018-1jl9v2k4a0b1c2d"
@@ -47,18 +49,6 @@ CHECKS = (
     Check("output beam_bad.frd", "not empty", "missing", ok=False),
     Check(r"no \*ERROR in logs", "not found", "stdout.log:54", ok=False),
 )
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> Iterator[FakeDaemon]:
-    with fake_daemon(tmp_path / "home") as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def run(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command line on the home of ``fake``."""
-    return command_line(tmp_path, capfdbinary, monkeypatch)
 
 
 def refuse(code: str, detail: str = "it may not be", **more: Any) -> Problem:
@@ -81,18 +71,27 @@ def test_status_reads_like_a_colleagues_answer(fake: FakeDaemon, run: Run) -> No
         inbox=(InboxWait("big.sim", "settling", "still growing"),),
         inbox_total=3,
         running_jobs=(row(tries=2),),
-        last_failed=(row(id=BAD, state="failed", run_seconds=0.1, message=REASON),),
+        last_failed=(row(id=BAD, name="beam_bad.inp", state="failed", run_seconds=0.1, message=REASON),),
     )
     result = run("status")
     assert result.status == 0
     assert result.lines == [
         "ws04: healthy, up 6 d      running 1   waiting 34   today: 211 ok, 2 failed, 1 rejected",
         "jobs 1/15   cores 14/16   memory 71/128 GiB   disk 412 GiB free   license orcaflex 2/2",
-        "WAITING  31 license orcaflex   3 order   1 settling (big.sim, still growing)   2 more in the inbox",
+        "WAITING  31 for license orcaflex   3 for a turn   1 settling (big.sim, still growing)   2 more in the inbox",
         "RUNNING  beam-1jl9v2k4a  ann  ccx  1 h 12 m  try 2",
         f"FAILED   beam-bad-1jl9v2k4a  ann  ccx  0.1 s  {REASON}",
         "         and 1 more",
     ]
+
+
+def test_status_tells_the_name_of_a_job_where_its_id_does_not(fake: FakeDaemon, run: Run) -> None:
+    jobs = (row(name="Beam.inp"), row(id="x-1jl9v2k4b0b1c2d", name=f"梁 7{HOSTILE}"))
+    fake.answers["GET", "/v1/status"] = status(running=2, running_jobs=jobs)
+    first, second = run("status").lines[-2:]
+    assert first.split() == ["RUNNING", "beam-1jl9v2k4a", "ann", "ccx", "1", "h", "12", "m"]
+    assert second.split()[:4] == ["x-1jl9v2k4b", "梁", "7a[31mbc", "ann"]
+    assert first.index(" ann") == second.index(" ann") + 1, "the name is as wide as it is shown"
 
 
 def test_status_says_what_is_wrong_and_what_is_paused(fake: FakeDaemon, run: Run) -> None:
@@ -101,11 +100,31 @@ def test_status_says_what_is_wrong_and_what_is_paused(fake: FakeDaemon, run: Run
         problems=("the disk is full; free some space",),
         paused=(Pause("orcaflex", "ann", "2020-02-01T10:00:00Z", f"server down {HOSTILE}"),),
         waiting=1,
+        escaped=2,
     )
     result = run("status")
     assert result.lines[0].startswith("ws04: degraded, ")
+    assert "   escaped processes killed: 2   " in result.lines[0]
     assert result.lines[2] == "PROBLEM  the disk is full; free some space"
     assert result.lines[3] == "PAUSED   orcaflex, since 1 Feb 2020 by ann: server down a[31mbc"
+
+
+def test_each_fault_of_a_configuration_has_a_line_of_the_status(fake: FakeDaemon, run: Run) -> None:
+    told = "x.toml cannot be used; a restart would fail:\nline 3: jbos: no such key\nline 4: \x1b[31m: no duration"
+    fake.answers["GET", "/v1/status"] = status(health="degraded", problems=(told, "the disk is full"))
+    assert run("status").lines[2:6] == [
+        "PROBLEM  x.toml cannot be used; a restart would fail:",
+        "           line 3: jbos: no such key",
+        "           line 4: [31m: no duration",
+        "PROBLEM  the disk is full",
+    ]
+
+
+def test_status_tells_of_a_daemon_that_was_held_up_and_of_lines_that_were_lost(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["GET", "/v1/status"] = status(loop_lag_seconds=0.31, log_lines_lost=1200)
+    assert run("status").lines[1].endswith("1,200 lines of the log lost   answers late by up to 0.31 s")
+    fake.answers["GET", "/v1/status"] = status(loop_lag_seconds=0.1, loop_lag_worst_seconds=3.0)
+    assert " late " not in run("status").out
 
 
 def test_status_tells_what_the_inbox_holds_back_in_one_phrase_a_kind(fake: FakeDaemon, run: Run) -> None:
@@ -217,7 +236,7 @@ def test_list_gives_one_job_a_line(fake: FakeDaemon, run: Run) -> None:
         (
             row(submitted=old),
             row(id=BAD, name=f"bad{HOSTILE}", state="failed", message=REASON, run_seconds=0.1, submitted=old),
-            row(id=RISER, state="queued", reason="license", run_seconds=None, user=None, submitted=old),
+            row(id=RISER, state="queued", reason="license", waits_for="orcaflex", run_seconds=None, submitted=old),
         ),
         None,
     )
@@ -227,7 +246,7 @@ def test_list_gives_one_job_a_line(fake: FakeDaemon, run: Run) -> None:
         "ID                         STATE    SOLVER  USER  SUBMITTED       TOOK  NAME",
         "beam-1jl9v2k4a0b1c2d       running  ccx     ann   1 Feb 2020  1 h 12 m  beam.inp",
         f"{BAD}   failed   ccx     ann   1 Feb 2020     0.1 s  bada[31mbc : {REASON}",
-        f"{RISER}  queued   ccx           1 Feb 2020            beam.inp (waits: license)",
+        f"{RISER}  queued   ccx     ann   1 Feb 2020            beam.inp (waits: license orcaflex)",
     ]
 
 
@@ -243,6 +262,18 @@ def test_list_asks_for_what_is_wanted(fake: FakeDaemon, run: Run) -> None:
         "since": ["1793491200000000"],
     }
     assert "submit" in run("list").err
+
+
+def test_list_searches_by_cause_time_and_words(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["GET", "/v1/jobs"] = JobPage((), None)
+    words = ["--cause", "timeout", "--cause", "oom", "--search", "100 %", "--until", "2026-11-01T00:00Z"]
+    assert run("list", *words).err == "no such jobs\n"
+    assert fake.requests[-1].query == {
+        "limit": ["20"],
+        "cause": ["timeout", "oom"],
+        "q": ["100 %"],
+        "until": ["1793491200000000"],
+    }
 
 
 def test_list_takes_pages_until_it_has_enough(fake: FakeDaemon, run: Run) -> None:
@@ -263,7 +294,8 @@ def test_list_takes_pages_until_it_has_enough(fake: FakeDaemon, run: Run) -> Non
 
 
 @pytest.mark.parametrize(
-    "words", [["--since", "soon"], ["--limit", "0"], ["--state", "happy"], ["--limit", "5", "--all"]]
+    "words",
+    [["--since", "soon"], ["--limit", "0"], ["--state", "happy"], ["--limit", "5", "--all"], ["--cause", "bad luck"]],
 )
 def test_list_refuses_what_it_cannot_ask(run: Run, words: list[str]) -> None:
     result = run("list", *words)
@@ -645,7 +677,12 @@ class Log:
 
     def answer(self, request: Request) -> Raw:
         number = int(request.query.get("try", [str(max(self.tries))])[0])
+        if number not in self.tries:
+            return Raw(b"", {"Solvisor-Offset": "0", "Solvisor-Try": "0"})
         data = self.tries[number]
+        if "follow" in request.query:
+            begin = int(request.query["offset"][0])
+            return Raw(data[begin:], {"Solvisor-Offset": str(begin), "Solvisor-Try": str(number)})
         if "offset" in request.query:
             begin = int(request.query["offset"][0])
         else:
@@ -686,32 +723,49 @@ def test_the_log_of_an_earlier_try(fake: FakeDaemon, run: Run) -> None:
 
 
 def test_following_a_log_ends_with_the_job_and_misses_nothing(fake: FakeDaemon, run: Run) -> None:
-    log = Log(fake)
-    script = iter(
-        [
-            (0, {}, b""),
-            (1, {}, b"one "),
-            (1, {}, b"two "),
-            (2, {}, b"two and a half "),  # what came before the try ended, seen only after the next began
-            (2, {"state": "succeeded"}, b"four"),
-        ]
-    )
+    fake.know(view(state="queued", tries=0, tries_max=2), "last")
 
-    def job(_: Request) -> JobView:
-        tries, changes, more = next(script)
-        log.tries[1 if len(log.tries) == 1 else 2] += more
-        if tries == 2 and len(log.tries) == 1:
-            log.tries[2] = b"three "
-        return view(**{"state": "running" if tries else "queued", "tries": tries, "tries_max": 2, **changes})
+    def log(request: Request) -> Raw:
+        number = int(request.query["try"][0])
+        assert request.query["offset"] == ["0"]
+        return Raw(tries[number - 1](), {"Solvisor-Offset": "0", "Solvisor-Try": "0"})
 
-    fake.answers["GET", "/v1/jobs/last"] = fake.answers["GET", f"/v1/jobs/{BEAM}"] = job
+    def first() -> Iterator[bytes]:
+        yield b"one "
+        fake.know(view(tries=1, tries_max=2))
+        yield b"two "
+        fake.know(view(state="queued", tries=1, tries_max=2))  # it rests
+
+    def second() -> Iterator[bytes]:
+        fake.know(view(tries=2, tries_max=2))
+        yield b"three "
+        fake.know(view(state="succeeded", tries=2, tries_max=2))
+        yield b"four"
+
+    tries = [first, second]
+    fake.answers["GET", f"/v1/jobs/{BEAM}/logs/stdout"] = log
     result = run("logs", "last", "-f")
     assert result.status == 0
-    assert result.out == "one two two and a half three four"
+    assert result.out == "one two three four"
     assert result.err.splitlines() == [
         f"solvisor: {BEAM} waits to be started; see: solvisor explain {BEAM}",
-        "solvisor: try 2 of 2",
+        "solvisor: waits for try 2 of 2",
     ]
+
+
+def test_a_followed_log_goes_on_with_a_try_that_began_meanwhile(fake: FakeDaemon, run: Run) -> None:
+    fake.know(view(tries=1, tries_max=3), "last")
+
+    def log(request: Request) -> Raw:
+        number = int(request.query["try"][0])
+        fake.know(view(tries=3, tries_max=3, state="failed"))
+        return Raw(f"{number} ".encode(), {"Solvisor-Offset": "0", "Solvisor-Try": str(number)})
+
+    fake.answers["GET", f"/v1/jobs/{BEAM}/logs/stdout"] = log
+    result = run("logs", "last", "-f")
+    assert (result.status, result.out) == (0, "1 2 3 ")
+    assert result.err.splitlines() == ["solvisor: try 2 of 3", "solvisor: try 3 of 3"]
+    assert run("logs", "last", "-f", "--try", "2").out == "2 "
 
 
 def test_following_the_tail_of_a_log_goes_on_from_there(fake: FakeDaemon, run: Run) -> None:
@@ -720,10 +774,8 @@ def test_following_the_tail_of_a_log_goes_on_from_there(fake: FakeDaemon, run: R
     states = iter(["running", "running", "succeeded"])
 
     def job(_: Request) -> JobView:
-        state = next(states)
-        if state == "succeeded":
-            log.tries[1] += b"three\n"
-        return view(state=state)
+        log.tries[1] += b"three\n" * (len(fake.asked("GET", f"/v1/jobs/{BEAM}")) == 1)
+        return view(state=next(states))
 
     fake.answers["GET", "/v1/jobs/last"] = fake.answers["GET", f"/v1/jobs/{BEAM}"] = job
     assert run("logs", "last", "-f", "--tail", "1") == Result(0, "two\nthree\n", "")
@@ -872,14 +924,54 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path, fake: FakeDaemon) -
         assert process.wait() in (0, 1)
 
 
-HEAVY = ["rich", "anyio", "starlette", "uvicorn", "structlog", "sqlite3", "shtab", "solvisor.config", "solvisor.engine"]
+HEAVY = {
+    *("anyio", "starlette", "uvicorn", "structlog", "sqlite3", "shtab", "asyncio", "http", "email", "ssl", "secrets"),
+    *("tomllib", "tomli_w", "logging", "subprocess", "tempfile", "hashlib"),
+}
+"""What no verb needs that only asks the daemon."""
+
+OF_A_CLIENT = {
+    "solvisor": {"errors", "model", "manifest", "views", "names"},
+    "solvisor_service": {"cli", "cli.shared", "cli.verbs", "client", "wire"},
+}
 
 
-def test_a_verb_starts_without_what_others_need(tmp_path: Path, fake: FakeDaemon) -> None:
-    fake.answers["GET", "/v1/status"] = status()
+def imported(home: Path, *words: str) -> set[str]:
+    """The modules that a process has imported once it has done the verb."""
     program = (
         "import sys; from solvisor_service.cli import main; main(sys.argv[1:]);"
-        f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+        "print(*sys.modules, sep='\\n', file=sys.stderr)"
     )
-    command = [sys.executable, "-c", program, "status", "--json", "--home", str(tmp_path / "home")]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stderr == "[]\n"
+    command = [sys.executable, "-c", program, *words, "--home", str(home)]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "own"),
+    [
+        (["status", "--json"], ["cli.verbs.status"]),
+        (["status"], ["cli.verbs.status", "cli.jobtext", "cli.text"]),
+        (["list"], ["cli.verbs.list_", "cli.jobtext", "cli.text"]),
+    ],
+    ids=" ".join,
+)
+def test_a_verb_starts_without_what_others_need(
+    tmp_path: Path, fake: FakeDaemon, words: list[str], own: list[str]
+) -> None:
+    fake.answers["GET", "/v1/status"] = status()
+    fake.answers["GET", "/v1/jobs"] = JobPage((row(),), None)
+    modules = imported(tmp_path / "home", *words)
+    assert modules & HEAVY == set()
+    assert ("rich" in modules) == ("--json" not in words)
+    wanted = {f"{tree}.{name}" for tree, names in OF_A_CLIENT.items() for name in names}
+    ours = {name for name in modules if name.startswith(("solvisor.", "solvisor_service."))}
+    assert ours == wanted | {f"solvisor_service.{name}" for name in own}
+
+
+def test_each_verb_is_declared_by_the_module_that_its_table_names() -> None:
+    for verb in cli.VERBS:
+        actions = [a for a in cli.parser(verb)._actions if isinstance(a, argparse._SubParsersAction)]
+        assert verb in actions[0].choices
+        assert len(actions[0].choices) < 3, "and few others with it"
+    whole = [a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    assert list(whole[0].choices) == list(cli.VERBS)

@@ -11,10 +11,10 @@ import msgspec
 import pytest
 
 from solvisor import config, jobfile
-from solvisor.config import Config, Notify
+from solvisor.config import Api, Config, Notify, Retention
 from solvisor.errors import ConfigError
 from solvisor.kinds import AnySolver, CommandSolver, Output
-from solvisor.model import Cause, Demand, JobSpec, PortRange, Retry, Source
+from solvisor.model import Address, Cause, Demand, JobSpec, PortRange, Retry, Settings, Source
 from solvisor.schemas import SCHEMAS, path, text
 
 HERE = Path("solvisor.toml")
@@ -84,6 +84,25 @@ def test_the_defaults_of_a_solver() -> None:
     assert (solver.success.exit, solver.success.outputs, solver.retry.max) == ((0,), (), 0)
 
 
+def test_limits_of_memory_and_processes() -> None:
+    table = '[solver.x]\ncommand = ["x"]\n'
+    solver = parse(table).solver["x"]
+    assert (solver.memory_limit, solver.processes_limit) == (None, None)
+    limited = parse(table + 'memory_limit = "4GiB"\nprocesses_limit = 256\n')
+    solver = limited.solver["x"]
+    assert (solver.memory_limit, solver.processes_limit) == (4 << 30, 256)
+    assert limited.unenforced({"memory", "pids"}) == []
+    (memory,) = limited.unenforced({"pids"})
+    assert memory.startswith("memory_limit of solver x is not enforced: ")
+    (both,) = limited.unenforced(())
+    assert both.startswith("memory_limit and processes_limit of solver x are not enforced: ")
+    assert parse(table).unenforced(()) == []
+    with pytest.raises(ConfigError) as caught:
+        parse(table + 'memory = "5GiB"\nmemory_limit = "4GiB"\n')
+    (problem,) = caught.value.problems
+    assert problem == "line 3: solver.x.memory: 5GiB is more than memory_limit, 4GiB, lets it have"
+
+
 def test_show_reads_back_to_the_same() -> None:
     more = '[daemon]\nmemory = "2.5GiB"\ncpus = 4\nports = "1024-65535"\n'
     more += '[inbox]\nsettle = "1m"\n[notify]\ncommand = ["x"]\ntimeout = "9s"\n'
@@ -93,6 +112,32 @@ def test_show_reads_back_to_the_same() -> None:
     assert 'memory = "2560MiB"' in shown
     assert 'ports = "1024-65535"' in shown
     assert parse(shown) == first
+
+
+def test_retention() -> None:
+    assert not parse("").retention.removes, "results are kept for ever"
+    assert not parse("[retention]").retention.removes
+    for rule in ('keep_for = "90d"', 'keep_failed_for = "1h"', 'keep_at_most = "500GiB"', "keep_at_most = 0"):
+        assert parse(f"[retention]\n{rule}").retention.removes
+    whole = parse('[retention]\nkeep_for = "90d"\nkeep_failed_for = "12h"\nkeep_at_most = "500GiB"\n')
+    assert whole.retention == Retention(keep_for=7_776_000.0, keep_failed_for=43_200.0, keep_at_most=500 << 30)
+    assert parse(config.to_toml(whole)).retention == whole.retention
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:8642", Address("127.0.0.1", 8642)),
+        ("127.1.2.3:1", Address("127.1.2.3", 1)),
+        ("[::1]:65535", Address("::1", 65535)),
+        ("[0:0:0:0:0:0:0:1]:80", Address("::1", 80)),
+    ],
+)
+def test_a_listener_is_on_a_loopback_address(text: str, address: Address) -> None:
+    whole = parse(f'[api]\nlisten = "{text}"\ngroup = "fem"\nhosts = ["ws04.example"]\n')
+    assert whole.api == Api(group="fem", listen=address, hosts=("ws04.example",))
+    assert parse(config.to_toml(whole)).api == whole.api
+    assert parse("").api == parse("[api]").api == Api(), "nobody but the owner, nowhere but the socket"
 
 
 def test_notify() -> None:
@@ -121,6 +166,16 @@ def test_what_an_attempt_is_resolved_with() -> None:
     settings = parse(CCX).settings(own)
     assert (settings.timeout_seconds, settings.cpus, settings.memory_bytes) == (5.0, 1, 7)
     assert (settings.licenses, settings.retry.max) == ({}, 0)
+
+
+@pytest.mark.parametrize("wish", ["timeout_seconds", "cpus", "memory_bytes", "licenses", "retry"])
+def test_one_wish_is_enough_to_be_resolved_alone(wish: str) -> None:
+    loaded, wished = parse(CCX), {} if wish == "licenses" else {"max": 0} if wish == "retry" else 5
+    usual, own = loaded.settings(spec()), loaded.settings(spec(**{wish: wished}))
+    differs = [name for name in Settings.__struct_fields__ if getattr(own, name) != getattr(usual, name)]
+    assert differs == [wish]
+    assert loaded.settings(spec()) is usual, "jobs without wishes share one record"
+    assert own.table is usual.table
 
 
 def test_demand() -> None:
@@ -308,6 +363,29 @@ MISTAKES = {
     ),
     "limits that exclude all": (HEAD + 'params.a = { type = "int", min = 5, max = 1 }', "min: 5 is more than max, 1"),
     "limits of a text": (HEAD + 'params.a = { type = "str", min = 1 }', 'only numbers have limits, and type is "str"'),
+    **{
+        f"listening on {text}": (f"[api]\nlisten = '{text}'", f"line 2: api.listen: {told}")
+        for text, told in {
+            "0.0.0.0:8642": '"0.0.0.0:8642" is not a loopback address',
+            "192.168.1.4:8642": '"192.168.1.4:8642" is not a loopback address',
+            "[::]:8642": '"[::]:8642" is not a loopback address',
+            "[::ffff:127.0.0.1]:8642": '"[::ffff:127.0.0.1]:8642" is not a loopback address',
+            "127.0.0.1:0": '"127.0.0.1:0" is not',
+            "127.0.0.1:65536": '"127.0.0.1:65536" is not',
+            "localhost:8642": '"localhost:8642" is not',
+            "127.0.0.1": '"127.0.0.1" is not',
+            "127.1:8642": '"127.1:8642" is not',
+            "127.0.0.999:8642": '"127.0.0.999:8642" is not',
+            "127.0.0.1:23700": "23700 lies in [daemon] ports",
+        }.items()
+    },
+    "a host with a port": (
+        "[api]\nhosts = ['ws04:80']",
+        'line 2: api.hosts[0]: "ws04:80" is not the name of a machine',
+    ),
+    "a group of two": ("[api]\ngroup = 'a:b'", 'line 2: api.group: "a:b" is not the name of a group'),
+    "results kept for no time": ("[retention]\nkeep_for = '0s'", 'line 2: retention.keep_for: "0s" is not'),
+    "results kept for a number": ("[retention]\nkeep_for = 90", "line 2: retention.keep_for: 90 is not"),
     "a notification without a command": ("[notify]\non = ['failed']", "line 1: notify.command: is missing"),
     "a notification of an empty command": ("[notify]\ncommand = []", "line 2: notify.command: is empty; name the"),
     "a notification of nothing": (
@@ -334,7 +412,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_in_plain_words(mistake: str) -> None:
+def test_fault_84_a_mistake_is_told_in_plain_words(mistake: str) -> None:
     text, want = MISTAKES[mistake]
     with pytest.raises(ConfigError) as caught:
         parse(text)
@@ -342,7 +420,7 @@ def test_a_mistake_is_told_in_plain_words(mistake: str) -> None:
     assert len(caught.value.problems) == 1, "one mistake, one line"
 
 
-def test_all_mistakes_come_at_once_in_the_order_of_the_file() -> None:
+def test_fault_84_all_mistakes_come_at_once_in_the_order_of_the_file() -> None:
     with pytest.raises(ConfigError) as caught:
         parse(
             '[daemon]\nmax_jobs = 0\n[solver.x]\ncommand = ["{stem}", "{a}"]\ntimeout = 5\ncolour = 1\n'
@@ -423,13 +501,31 @@ def test_a_file_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
-def test_a_file_that_everyone_may_change_is_refused(tmp_path: Path) -> None:
+def test_fault_85_a_file_that_everyone_may_change_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "solvisor.toml"
     path.write_text(CCX)
     os.chmod(path, 0o646)
     assert load_fault(path) == f"everyone may change it, and so what is run; chmod o-w {path}"
     os.chmod(path, 0o664)
     assert config.load(path).solver
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+def test_fault_85_a_file_that_everyone_may_replace_is_refused(tmp_path: Path) -> None:
+    """Whoever may rename a folder on the way to it may put another in its place; or the link that leads to it."""
+    way = tmp_path / "open" / "folder"
+    way.mkdir(parents=True)
+    (way / "solvisor.toml").write_text(CCX)
+    (tmp_path / "safe.toml").write_text(CCX)
+    link, other_link = tmp_path / "link.toml", tmp_path / "open" / "link.toml"
+    link.symlink_to(way / "solvisor.toml")
+    other_link.symlink_to(tmp_path / "safe.toml")
+    (tmp_path / "open").chmod(0o777)
+    for file in (way / "solvisor.toml", link, other_link):
+        assert load_fault(file).startswith(f"everyone may put another in its place; chmod o-w {tmp_path / 'open'} ")
+    (tmp_path / "open").chmod(0o1777)
+    for file in (way / "solvisor.toml", link, other_link):
+        assert config.load(file).solver
 
 
 # --- schemas ----------------------------------------------------------------------------------------------------------

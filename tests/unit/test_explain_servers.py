@@ -124,11 +124,15 @@ def test_they_failed_too_often() -> None:
 
 def test_it_was_scaled_to_none() -> None:
     story = Story()
+    story.start_server()
+    serve(story, "riser-1")
     story.world.set_scale("omc", 0)
     story.accept("job", WARM)
     finding = first(story)
-    text = "no server of omc is up; it was scaled to 0; solvisor servers scale omc auto gives it servers again"
+    text = "1 of at most 0 servers of omc are busy; it was scaled to 0; "
+    text += "solvisor servers scale omc auto gives it servers again"
     assert (finding.text, finding.total) == (text, 0)
+    assert finding.holders == (), "the last job of the last server is nothing to wait for"
 
 
 def test_one_would_not_die() -> None:

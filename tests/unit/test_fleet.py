@@ -374,7 +374,7 @@ def test_a_failure_within_a_rest_changes_nothing_of_it() -> None:
     assert pool.error == "it ended as well"
 
 
-def test_more_ends_than_allowed_within_the_window_fail_the_pool_until_somebody_restarts_it() -> None:
+def test_fault_15_more_ends_than_allowed_within_the_window_fail_the_pool_until_somebody_restarts_it() -> None:
     story, rule = Story(), make_pool(restarts=2, restarts_within_seconds=10.0)
     assert [fail(story, rule).failed for _ in range(3)] == [False, False, True]
     pool = story.world.pool("omc")

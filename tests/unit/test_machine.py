@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from builders import (
     BAD,
     NOON_US,
+    OK,
     WARM,
     Story,
     make_demand,
@@ -43,10 +44,12 @@ from solvisor.events import (
     Judged,
     Launched,
     Lost,
+    Prioritize,
     Publish,
     Published,
     Resumed,
     ServerLost,
+    SetAside,
     Skip,
     Spawned,
     SpawnFailed,
@@ -256,11 +259,13 @@ EVENTS: dict[str, Callable[[str], Event]] = {
     "lost": lambda token: Lost("job", token, 3, NOON_US),
     "stopped before it began": lambda token: Lost("job", token, None, NOON_US),
     "lost too often": lambda token: Lost("job", token, 1, NOON_US),
-    "resumed": lambda token: Resumed("job", token, 3, NOON_US),
-    "resumed too often": lambda token: Resumed("job", token, 1, NOON_US),
+    "resumed": lambda token: Resumed("job", token, 0, NOON_US),
+    "resumed too often": lambda token: Resumed("job", token, 3, NOON_US),
+    "set aside": lambda token: SetAside("job", "row", "its row cannot be read", NOON_US),
     "gone": lambda token: Gone("job", token),
     "backoff over": lambda token: BackoffOver("job"),
     "cancel": lambda token: Cancel("job", NOON_US),
+    "prioritize": lambda token: Prioritize("job", 7),
     "batch stopped": lambda token: Skip("job", "its batch was cancelled", NOON_US),
     "other succeeded": lambda token: DependencyOver("job", "other", True, NOON_US),
     "other failed": lambda token: DependencyOver("job", "other", False, NOON_US),
@@ -331,6 +336,11 @@ EXAMPLES: dict[Situation, dict[str, State | None]] = {
     rejected: {"published": GONE},
     skipped: {"published": GONE},
 }
+for _outcomes in EXAMPLES.values():
+    if "cancel" in _outcomes:
+        _outcomes["set aside"] = F  # whatever it was about to become
+    if "batch stopped" in _outcomes:
+        _outcomes["prioritize"] = Q  # whatever it waits for
 
 
 def in_situation(situation: Situation) -> Story:
@@ -862,7 +872,7 @@ def test_what_is_recorded_is_each_changed_job_once_in_the_order_of_change() -> N
     for job_id in ("b", "a", "c"):
         story.accept(job_id)
     story.cancel("b")
-    changed, published, _, _ = story.world.take_changes()
+    changed, published, *_ = story.world.take_changes()
     assert [(job.id, job.state) for job in changed] == [("b", X), ("a", Q), ("c", Q)]
     assert published == []
     assert not story.world.take_changes()
@@ -876,7 +886,7 @@ def rest_for_ever(world: World) -> None:
 BREAKAGES: dict[str, Callable[[World], object]] = {
     "usage drifted": lambda world: world.used.add(make_demand()),
     "a job without a demand": lambda world: world.demands.pop("job"),
-    "holding knows unknown jobs": lambda world: world.holding.add("nobody"),
+    "holding knows unknown jobs": lambda world: world.holding.update(nobody=world.demands["job"]),
     "an empty queue was kept": lambda world: world.ready.update({make_demand("other"): Queue()}),
     "holds a job twice": lambda world: world.enqueue(world.jobs["job"]),
     "stands in the queue of another demand": lambda world: world.ready.update(
@@ -895,6 +905,24 @@ BREAKAGES: dict[str, Callable[[World], object]] = {
 }
 
 
+def test_fault_87_what_runs_ends_as_it_was_started_whatever_its_solver_has_become() -> None:
+    story = Story()
+    story.start_server()
+    for job_id in ("job", "later"):
+        story.accept(job_id, WARM)
+    story.dispatch("job")
+    story.spawned("job")
+    cold = make_demand("omc", cpus=4, licenses=(("lic", 1),))
+    story.world.set_demands(dict.fromkeys(("job", "later"), cold))
+    story.world.sanity_check()
+    assert story.world.used.cpus == 1
+    assert [place[2] for place in story.world.ready[cold]] == ["later"]
+    story.spawn_failed("job")  # the talk with its server broke off
+    story.world.sanity_check()
+    assert (story.job("job").state, story.world.used.cpus) == (State.FAILED, 0)
+    assert story.world.holding == {}
+
+
 @pytest.mark.parametrize("complaint", BREAKAGES)
 def test_the_sanity_check_notices(complaint: str) -> None:
     story = in_situation(ready)
@@ -905,12 +933,51 @@ def test_the_sanity_check_notices(complaint: str) -> None:
         story.world.sanity_check()
 
 
-def test_a_queue_refuses_to_lose_what_it_does_not_hold() -> None:
+def test_a_queue_loses_nothing_but_what_it_is_told() -> None:
     story = in_situation(ready)
     queue = story.world.ready[make_demand()]
-    with pytest.raises(KeyError):
-        queue.remove((0, 99, "nobody"))
+    assert not queue.discard((0, 99, "nobody"))
     assert len(queue) == 1
+
+
+def test_an_attempt_of_which_nothing_changed_is_the_same_record() -> None:
+    """So it is not written again; see ``Store.record``."""
+    story = in_situation(collecting)
+    before = story.job("job").current
+    story.judged("job", OK)
+    assert story.job("job").current is before
+
+
+def test_only_a_job_that_comes_into_another_state_has_moved() -> None:
+    story = in_situation(staging)
+    story.world.take_moved()
+    story.spawned("job")
+    assert story.world.take_moved() == []
+    story.exited("job")
+    assert [(move.before, move.job.state, move.live) for move in story.world.take_moved()] == [(R, C, True)]
+
+
+def test_an_end_of_its_own_ends_the_row_of_interruptions() -> None:
+    story = in_situation(ready)
+    story.start("job")
+    story.lost("job")
+    assert story.job("job").interruptions == 1
+    story.start("job")
+    story.exited("job")
+    assert story.job("job").interruptions == 0
+
+
+def test_a_job_that_never_ran_does_not_end_before_it_came_either() -> None:
+    story = in_situation(ready)
+    story.now_us -= 5
+    story.cancel("job")
+    assert story.job("job").finished_us == story.job("job").submitted_us
+
+
+def test_what_is_said_of_a_success_is_kept() -> None:
+    story = in_situation(collecting)
+    story.judged("job", Verdict(None, None, "converged"))
+    assert (story.job("job").message, story.job("job").current.message) == ("converged", "converged")
 
 
 # --- the drawing ----------------------------------------------------------------------------------------------------

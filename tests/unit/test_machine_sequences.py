@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from msgspec.structs import replace
 
 from builders import GIB, NOON_US, SECOND_US, make_facts, make_intake, make_limits, snapshot
-from solvisor import machine, scheduler
+from solvisor import machine, overrides, scheduler
 from solvisor.events import (
     Accept,
     Cancel,
@@ -29,6 +29,7 @@ from solvisor.events import (
     Gone,
     Judged,
     Lost,
+    Prioritize,
     Publish,
     Published,
     Resumed,
@@ -37,9 +38,23 @@ from solvisor.events import (
     Start,
     Stop,
 )
-from solvisor.model import LICENSE_DENIED, TERMINAL, Batch, Cause, Demand, Job, Pause, Retry, Settings, State, Verdict
+from solvisor.model import (
+    LICENSE_DENIED,
+    TERMINAL,
+    Batch,
+    Cause,
+    Demand,
+    Job,
+    Limits,
+    Override,
+    Pause,
+    Retry,
+    Settings,
+    State,
+    Verdict,
+)
 from solvisor.recovery import restore
-from solvisor.world import World
+from solvisor.world import Used, World
 
 LIMITS = make_limits(
     max_jobs=3,
@@ -93,6 +108,8 @@ class Sequences(RuleBasedStateMachine):
         self.ends: dict[str, State] = {}
         self.batches: dict[str, str | None] = {}
         self.recorded = {batch.id: batch for batch in BATCHES}
+        self.recorded_overrides: list[Override] = []
+        self.taken = Used()
         self.superseded: list[tuple[str, str]] = []
         self.effects: list[Effect] = []
         self.publishable: list[str] = []
@@ -115,8 +132,10 @@ class Sequences(RuleBasedStateMachine):
         self.record()
 
     def record(self) -> None:
-        changed, published, batches, _ = self.world.take_changes()
+        changed, published, batches, _, set_by_people = self.world.take_changes()
         self.recorded |= {batch.id: batch for batch in batches}
+        if set_by_people is not None:
+            self.recorded_overrides = set_by_people
         for job in changed:
             if job.manifest is not None:
                 assert job.id not in self.manifests, "a terminal job was recorded twice"
@@ -139,6 +158,10 @@ class Sequences(RuleBasedStateMachine):
 
     def jobs(self, fits: Callable[[Job], bool]) -> list[Job]:
         return [job for job in self.world.jobs.values() if fits(job)]
+
+    @property
+    def limits(self) -> Limits:
+        return overrides.in_force(LIMITS, self.world.overrides.values())
 
     # --- users ------------------------------------------------------------------------------------------------------
 
@@ -172,6 +195,29 @@ class Sequences(RuleBasedStateMachine):
         else:
             self.world.end_pause(solver)
 
+    @rule(
+        name=st.sampled_from(
+            ["max_jobs", "cpus", "memory", "license.orcaflex", "solver.ccx", "solver.omc", "license.x"]
+        ),
+        value=st.sampled_from([None, None, 1, 2, 5]),
+    )
+    def limit(self, name: str, value: int | None) -> None:
+        """Also below what is in use, and above what the configuration says."""
+        if value is None:
+            self.world.end_override(name)
+        else:
+            value *= GIB if name == "memory" else 1
+            self.world.set_override(Override(name, value, "user1", self.now_us, None))
+        self.taken = self.world.used.copy()
+        self.record()
+
+    @precondition(lambda self: self.jobs(is_queued))
+    @rule(which=indices, priority=st.sampled_from([-5, 0, 5, 7]))
+    def prioritize(self, which: int, priority: int) -> None:
+        job = pick(self.jobs(is_queued), which)
+        self.happen(Prioritize(job.id, priority))
+        assert self.world.jobs[job.id].priority == priority
+
     @precondition(lambda self: self.jobs(is_open))
     @rule(which=indices)
     def cancel(self, which: int) -> None:
@@ -181,17 +227,17 @@ class Sequences(RuleBasedStateMachine):
 
     @rule(setting=st.sampled_from(SETTINGS))
     def dispatch(self, setting: Settings) -> None:
-        starts = scheduler.plan(self.world, LIMITS, self.now).starts
+        starts = scheduler.plan(self.world, self.limits, self.now).starts
         tokens = [f"{i}#{len(self.world.jobs[i].attempts) + 1}" for i in starts]
         pairs = zip(starts, tokens, strict=True)
         self.happen(*[Dispatch(i, t, "ws1", setting, self.now_us, now=self.now) for i, t in pairs])
-        assert scheduler.plan(self.world, LIMITS, self.now).starts == (), "a plan leaves nothing that could start"
+        assert scheduler.plan(self.world, self.limits, self.now).starts == (), "a plan leaves nothing that could start"
 
     @rule(seconds=st.sampled_from([0.5, 5.0, 30.0, 400.0]))
     def advance(self, seconds: float) -> None:
         self.now += seconds
         self.happen(*scheduler.due(self.world, self.now))
-        wake_at = scheduler.plan(self.world, LIMITS, self.now).wake_at
+        wake_at = scheduler.plan(self.world, self.limits, self.now).wake_at
         assert wake_at is None or wake_at > self.now, "what is due was left lying"
 
     @rule(draining=st.booleans())
@@ -267,6 +313,7 @@ class Sequences(RuleBasedStateMachine):
         stuck = {job.id for job in jobs if self.is_stuck(job)} if still_alive else set()
         open_ids = {job.id for job in jobs if is_open(job)}
         self.world, self.now, self.publishable = World(next_seq), self.now + 1000.0, []
+        self.world.overrides = {override.name: override for override in self.recorded_overrides}
         for job in jobs:
             unmet = frozenset(job.spec.after) & open_ids if job.state is State.QUEUED else frozenset()
             alive = job.id in stuck
@@ -276,7 +323,7 @@ class Sequences(RuleBasedStateMachine):
         running = self.jobs(is_running)
         self.happen(*[Lost(job.id, job.current.token, LIMITS.interruptions_max, self.now_us) for job in running])
         taken_up = [job for job in self.world.jobs.values() if job.state is State.COLLECTING]
-        self.happen(*[Resumed(job.id, job.current.token, LIMITS.interruptions_max, self.now_us) for job in taken_up])
+        self.happen(*[Resumed(job.id, job.current.token, 0, self.now_us) for job in taken_up])
 
     # --- what always holds ------------------------------------------------------------------------------------------
 
@@ -286,15 +333,20 @@ class Sequences(RuleBasedStateMachine):
 
     @invariant()
     def no_more_is_used_than_there_is(self) -> None:
-        used = self.world.used
-        assert used.jobs <= LIMITS.max_jobs
-        assert used.cpus <= LIMITS.cpus
-        assert used.memory_bytes <= LIMITS.memory_bytes
+        """Or than was in use when the limit was lowered."""
+        used, limits, taken = self.world.used, self.limits, self.taken
+        assert used.jobs <= max(limits.max_jobs, taken.jobs)
+        assert used.cpus <= max(limits.cpus, taken.cpus)
+        assert used.memory_bytes <= max(limits.memory_bytes, taken.memory_bytes)
         for name, count in used.licenses.items():
-            assert 0 <= count <= LIMITS.licenses.get(name, 0)
+            assert 0 <= count <= max(limits.licenses.get(name, 0), taken.licenses[name])
         for solver, jobs in used.solvers.items():
-            own = LIMITS.solver_jobs[solver]
-            assert own is None or jobs <= own
+            own = limits.solver_jobs[solver]
+            assert own is None or jobs <= max(own, taken.solvers[solver])
+
+    @invariant()
+    def what_was_ordered_is_recorded(self) -> None:
+        assert sorted(self.world.overrides) == sorted(override.name for override in self.recorded_overrides)
 
     @invariant()
     def a_manifest_never_changes(self) -> None:
@@ -321,9 +373,9 @@ class Sequences(RuleBasedStateMachine):
 
     @invariant()
     def what_explain_says_is_what_plan_does(self) -> None:
-        starts = scheduler.plan(self.world, LIMITS, self.now).starts
+        starts = scheduler.plan(self.world, self.limits, self.now).starts
         for job in self.jobs(lambda job: job.state is State.QUEUED):
-            findings = scheduler.explain(self.world, LIMITS, job.id, self.now, self.now_us)
+            findings = scheduler.explain(self.world, self.limits, job.id, self.now, self.now_us)
             assert (job.id in starts) == (not any(finding.holds for finding in findings))
 
     @invariant()
@@ -343,6 +395,8 @@ class Sequences(RuleBasedStateMachine):
         self.world.draining = False
         for solver in list(self.world.pauses):
             self.world.end_pause(solver)
+        for name in list(self.world.overrides):
+            self.world.end_override(name)
         attempts = sum(len(job.attempts) for job in self.world.jobs.values())
         for _ in range(10 * (len(self.accepted) + attempts + 1)):
             self.advance(400.0)
@@ -374,6 +428,10 @@ class Sequences(RuleBasedStateMachine):
 
 def is_open(job: Job) -> bool:
     return job.state not in TERMINAL
+
+
+def is_queued(job: Job) -> bool:
+    return job.state is State.QUEUED
 
 
 def is_terminal(job: Job) -> bool:

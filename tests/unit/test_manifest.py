@@ -217,16 +217,30 @@ def test_the_shipped_schemas_are_up_to_date(name: str) -> None:
     assert schemas.path(name).read_text(encoding="utf-8") == schemas.text(name), "run: make schemas"
 
 
-def test_seconds_are_never_negative_though_the_clock_was_set_back() -> None:
+def test_fault_48_times_never_run_backwards_though_the_clock_was_set_back() -> None:
     story = Story()
     story.accept("job")
     story.now_us -= 3600 * SECOND_US
     story.start("job")
     story.exited("job", make_facts(at_us=story.now_us - SECOND_US))
+    story.now_us -= SECOND_US
     story.judged("job")
     value = built(story.job("job"))
     assert (value["queue_seconds"], value["run_seconds"]) == (0, 0)
-    assert value["started"] == "2026-01-31T11:00:00.000000Z"
+    times = {value["submitted"], value["started"], value["finished"], value["attempts"][0]["finished"]}
+    assert times == {"2026-01-31T12:00:00.000000Z"}
+
+
+def test_fault_48_a_run_took_what_it_took_though_the_clock_was_set() -> None:
+    story = Story()
+    story.accept("job")
+    story.start("job")
+    facts = make_facts(at_us=story.now_us + 7205 * SECOND_US)
+    story.exited("job", replace(facts, seconds=5.25))
+    story.now_us += 7206 * SECOND_US
+    story.judged("job")
+    value = built(story.job("job"))
+    assert (value["run_seconds"], value["finished"]) == (5.25, "2026-01-31T14:00:06.000000Z")
 
 
 def test_seconds_are_those_of_the_first_wait_and_the_last_run() -> None:

@@ -112,10 +112,10 @@ def test_scripts_that_said_this(request_text: str, fault: str | None) -> None:
 
 
 def test_a_script_that_could_not_be_read() -> None:
-    errors = "[/work/run.mos:2:4-2:4:writable] Error: Missing token: SEMICOLON\n"
-    assert modelica.script_fault("Failed", errors, "/work") == "run.mos, line 2: Missing token: SEMICOLON"
-    assert modelica.script_fault("Failed", "", "/work") == "omc could not read the script"
-    assert modelica.script_fault("Failed to think\n", "", "/work") is None
+    errors = "[/srv/omc/run.mos:2:4-2:4:writable] Error: Missing token: SEMICOLON\n"
+    assert modelica.script_fault("Failed", errors, "/srv/omc") == "run.mos, line 2: Missing token: SEMICOLON"
+    assert modelica.script_fault("Failed", "", "/srv/omc") == "omc could not read the script"
+    assert modelica.script_fault("Failed to think\n", "", "/srv/omc") is None
 
 
 @pytest.mark.parametrize(

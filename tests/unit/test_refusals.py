@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from builders import Story, make_demand, make_limits
 from solvisor.refusals import (
     FIRST_REST_SECONDS,
     LONGEST_REST_SECONDS,
@@ -9,6 +10,7 @@ from solvisor.refusals import (
     TRIAL_SECONDS,
     Refusals,
 )
+from solvisor.scheduler import plan
 
 SEAT = [("tok", 1)]
 
@@ -103,3 +105,14 @@ def test_a_license_that_was_never_refused_is_nobodys_trial() -> None:
     refusals.end_trial("job-1")
     refusals.pass_time(1e9)
     assert (refusals.resting, refusals.wants_trial("tok")) == (set(), False)
+
+
+def test_a_plan_is_no_trial_yet() -> None:
+    story = Story()
+    story.accept("job", make_demand(licenses=(("orcaflex", 1),)))
+    for _ in range(REFUSALS_MAX):
+        story.world.refusals.refuse([("orcaflex", 1)], "no seat", story.now)
+    story.world.refusals.pass_time(story.now + LONGEST_REST_SECONDS)
+    assert plan(story.world, make_limits(licenses={"orcaflex": 1}), story.now).starts == ("job",)
+    assert story.world.used.resting == set()
+    story.world.sanity_check()

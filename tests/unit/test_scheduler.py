@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders import BAD, GIB, SECOND_US, Story, make_demand, make_facts, make_limits, make_settings
+from builders import BAD, GIB, SECOND_US, Story, make_demand, make_facts, make_limits, make_pool, make_settings
 from solvisor import machine
 from solvisor.events import BackoffOver, DeadlinePassed
 from solvisor.model import Batch, Cause, Demand, Limits, Pause, Reason, Retry, State
@@ -253,6 +254,9 @@ def test_a_plan_looks_at_one_place_per_demand_and_one_per_start() -> None:
     for seq in range(100_000):
         queues[demands[seq % len(demands)]].add((0, seq, f"job-{seq}"))
     world.ready = dict(queues)
+    story = Story()
+    story.accept("any")
+    world.jobs = defaultdict(lambda: story.job("any"))
     limits = make_limits(max_jobs=20, cpus=50, licenses={"orcaflex": 3}, solver_jobs={"ccx": None, "orcaflex": None})
     starts = plan(world, limits, 0.0).starts
     assert len(starts) == 20
@@ -307,6 +311,16 @@ SENTENCES: dict[str, tuple[list[Demand], Demand, list[tuple[Reason, str]]]] = {
 def test_what_explain_says(name: str) -> None:
     running, queued, sentences = SENTENCES[name]
     assert reasons(build(Case(running, [queued], "")), "a") == sentences
+
+
+def test_where_room_is_not_the_matter_nobody_is_said_to_hold_it() -> None:
+    """The advice to cancel a job must not be followed by the name of another one."""
+    story = build(Case([NARROW, LICENSED], [NARROW, TOO_WIDE, LICENSED], ""))
+    unknown = make_limits(solver_jobs={"other": None})
+    none_left = make_limits(licenses={"orcaflex": 0}, solver_jobs={"ccx": None, "orcaflex": None})
+    for job, limits, label in [("a", unknown, "solver"), ("b", LIMITS, "cores"), ("c", none_left, "license")]:
+        found = explain(story.world, limits, job, story.now, story.now_us)
+        assert {finding.label: finding.holders for finding in found if finding.holds}[label] == ()
 
 
 def test_a_limit_of_zero_is_not_an_unknown_solver() -> None:
@@ -518,3 +532,33 @@ def test_a_demand_fits_exactly_if_the_sums_stay_within_the_limits(new: Demand, o
         and (own is None or after.solvers[new.solver] <= own)
     )
     assert (admit(new, used, limits) == []) == fits
+
+
+def test_fault_68_jobs_interrupted_once_too_often_run_one_at_a_time_beside_all_others() -> None:
+    """The next end of the daemon is charged to one of them alone, so the guilty does not take the others with it."""
+    story = Story()
+    for job_id in ("a", "b", "fresh"):
+        story.accept(job_id)
+    for _ in range(2):
+        for job_id in ("a", "b"):
+            story.start(job_id)
+            story.lost(job_id)
+    assert plan(story.world, LIMITS, story.now).starts == ("a", "fresh")
+    story.start("a")
+    assert plan(story.world, LIMITS, story.now).starts == ("fresh",)
+    (finding, *_) = explain(story.world, LIMITS, "b", story.now, story.now_us)
+    assert (finding.label, finding.holds) == ("suspect", True)
+    assert finding.text == "the daemon ended 2 times in a row while it ran; such jobs run one at a time, and a does"
+    story.exited("a")
+    assert plan(story.world, LIMITS, story.now).starts == ("b", "fresh")
+
+
+def test_fault_68_nothing_starts_while_the_engine_is_wary() -> None:
+    story = Story()
+    story.accept("a")
+    story.world.wary = True
+    limits = make_limits(pools={"omc": make_pool(min=1)}, solver_jobs={"ccx": None, "omc": None})
+    found = plan(story.world, limits, story.now)
+    assert (found.starts, found.servers) == ((), ()), "nor the servers there should be at least"
+    (finding, *_) = explain(story.world, LIMITS, "a", story.now, story.now_us)
+    assert (finding.label, finding.holds) == ("recovering", True)

@@ -14,9 +14,11 @@ from typing import TypeVar
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec.structs import replace
 
 from builders import BAD, NOON_US, OK, SECOND_US, make_demand, make_facts, make_intake, make_limits, make_pool
-from solvisor import fleet, machine, scheduler
+from solvisor import fleet, machine, overrides, scheduler
+from solvisor.changeover import change_over, surplus
 from solvisor.events import (
     Accept,
     Cancel,
@@ -46,6 +48,7 @@ from solvisor.model import (
     Cause,
     Demand,
     Job,
+    Override,
     Pause,
     PoolRule,
     Reason,
@@ -97,6 +100,7 @@ class Servers(RuleBasedStateMachine):
         self.stopping: set[str] = set()
         self.wake_at: float | None = None
         self.immortal: list[str] = []
+        self.taken = 0
 
     @initialize(
         seats=st.sampled_from([1, 1, 2]),
@@ -105,7 +109,10 @@ class Servers(RuleBasedStateMachine):
     )
     def begin(self, seats: int, post_max_jobs: int | None, pools: dict[str, PoolRule]) -> None:
         own = {"ccx": None, "omc": None, "post": post_max_jobs}
-        self.limits = make_limits(3, 4, licenses={"seat": seats}, solver_jobs=own, pools=pools)
+        self.limits = self.base = self.configured = make_limits(
+            3, 4, licenses={"seat": seats}, solver_jobs=own, pools=pools
+        )
+        self.asked: dict[str, Demand] = {}
 
     # --- the engine's part ------------------------------------------------------------------------------------------
 
@@ -166,7 +173,58 @@ class Servers(RuleBasedStateMachine):
         self.accepted += 1
         job_id = f"job-{self.accepted}"
         intake = make_intake(job_id, solver=demand.solver, priority=priority)
-        self.happen(Accept(job_id, intake, demand, frozenset(), None, self.now_us))
+        self.asked[job_id] = demand
+        self.happen(Accept(job_id, intake, self.demand(job_id), frozenset(), None, self.now_us))
+
+    def demand(self, job_id: str) -> Demand:
+        """What the configuration in force makes of what was asked."""
+        asked = self.asked[job_id]
+        return asked if asked.solver in self.limits.solver_jobs else Demand(asked.solver, 1, 0)
+
+    @rule(
+        gone=st.sets(st.sampled_from(["omc", "post", "ccx"]), max_size=1),
+        outdated=st.sets(st.sampled_from(["omc", "post"])),
+        most=st.sampled_from([1, 2]),
+    )
+    def read_again(self, gone: set[str], outdated: set[str], most: int) -> None:
+        before, own, pools = self.limits, self.configured.solver_jobs, self.configured.pools
+        self.base = replace(
+            self.configured,
+            solver_jobs={name: jobs for name, jobs in own.items() if name not in gone},
+            pools={name: replace(rule, max=most) for name, rule in pools.items() if name not in gone},
+        )
+        self.limits = overrides.in_force(self.base, self.world.overrides.values())
+        outdated |= before.pools.keys() - self.limits.pools.keys()
+        demands = {job.id: self.demand(job.id) for job in self.jobs(is_open)}
+        retire = change_over(self.world, self.limits, demands, outdated, outdated)
+        for name, why in retire.items():
+            assert self.world.servers[name].state in IN_SERVICE, "it ends anyway"
+            self.happen(Retire(name, why, self.now))
+        for server in self.servers(*IN_SERVICE):
+            assert server.solver not in outdated
+        for solver in self.limits.pools:
+            assert self.world.pool(solver).scale or self.world.used.servers[solver] <= most
+
+    @rule(
+        name=st.sampled_from(["license.seat", "license.seat", "max_jobs", "cpus", "solver.post", "license.x"]),
+        value=st.sampled_from([None, None, 0, 1, 2]),
+    )
+    def limit(self, name: str, value: int | None) -> None:
+        if value is None:
+            self.world.end_override(name)
+        else:
+            value = value if name == "license.seat" else max(1, value)
+            self.world.set_override(Override(name, value, "user1", self.now_us, None))
+        self.limits = overrides.in_force(self.base, self.world.overrides.values())
+        self.taken = self.world.used.licenses["seat"]
+        for server, why in surplus(self.world, self.limits).items():
+            assert self.world.servers[server].state in IN_SERVICE, "it ends anyway"
+            self.happen(Retire(server, why, self.now))
+        stays = sum(bool(server.licenses) for server in self.servers(*IN_SERVICE))
+        ends = sum(bool(server.licenses) for server in self.world.servers.values()) - stays
+        if self.taken - ends > self.limits.licenses["seat"]:
+            idle = self.servers(ServerState.READY, ServerState.STARTING)
+            assert not any(server.licenses for server in idle), "it holds more than there are"
 
     @precondition(lambda self: self.jobs(is_open))
     @rule(which=indices)
@@ -311,9 +369,10 @@ class Servers(RuleBasedStateMachine):
     @invariant()
     def no_license_is_used_twice(self) -> None:
         servers = [name for server in self.world.servers.values() for name, _ in server.licenses]
-        jobs = [name for job_id in self.world.holding for name, _ in self.world.demands[job_id].licenses]
+        jobs = [name for demand in self.world.holding.values() for name, _ in demand.licenses]
         seats = [*servers, *jobs].count("seat")
-        assert seats == self.world.used.licenses["seat"] <= self.limits.licenses.get("seat", 0)
+        assert seats == self.world.used.licenses["seat"] <= max(self.taken, self.limits.licenses.get("seat", 0))
+        self.taken = min(self.taken, seats)
 
     @invariant()
     def counts_are_those_of_the_servers(self) -> None:
@@ -365,6 +424,9 @@ class Servers(RuleBasedStateMachine):
     # --- the end: all servers obey but one that would not die, and nobody asks for anything -------------------------
 
     def teardown(self) -> None:
+        for name in list(self.world.overrides):
+            self.limit(name, None)
+        self.read_again(set(), set(), 2)
         stuck = [server.name for server in self.world.servers.values() if server.stuck]
         self.immortal = stuck[: self.limits.licenses.get("seat", 1) - 1]  # one seat is left for all
         self.world.draining = False

@@ -24,14 +24,14 @@ async def main(peak: int, size: int, looks: int) -> None:
         posix.SAMPLE_SECONDS = (3600.0, 3600.0)
     async with LocalBackend() as backend:
         attempt = Attempts(Path(tempfile.mkdtemp())).python("eat_memory.py", str(size))
-        handle = await backend.launch(attempt.spec)
+        handle = await backend.launch(attempt.ready)
         await eventually((attempt.folder / "held").exists, "memory held")
         tree = handle._launch.result()
         if looks:
             await eventually(lambda: tree.peak[0] >= size << 20, "a sample")
         (attempt.folder / "go").touch()
         facts = await handle.wait()
-    print(json.dumps(msgspec.to_builtins(facts.usage)))
+    print(json.dumps(msgspec.structs.asdict(facts.usage)))
 
 
 asyncio.run(main(*(int(argument) for argument in sys.argv[1:])))
