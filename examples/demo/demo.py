@@ -1,4 +1,4 @@
-"""The demo: the real daemon on a throw-away home, and about a dozen real inputs, good and bad. Run by `make demo`.
+"""The demo: the real daemon on a throw-away home, and about twenty real inputs, good and bad. Run by `make demo`.
 
 Rules: the daemon is started as a user would start it and is given its inputs by plain file copy; everything shown is
 read from the home, as a user could. Each input has the end that is expected of it, and the status is 0 only if every
