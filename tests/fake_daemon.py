@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
-from solvisor.views import Explanation, JobRow, JobView, Level, Problem, Status, Today
+from solvisor.views import Explanation, JobRow, JobView, LastDay, Level, Problem, Status
 
 
 class Request(NamedTuple):
@@ -199,7 +199,7 @@ def status(**changes: Any) -> Status:
         running=0,
         collecting=0,
         waiting=0,
-        today=Today(),
+        last_day=LastDay(),
         jobs=Level(0, 15),
         cpus=Level(0, 16),
         memory_bytes=Level(0, 128 << 30),

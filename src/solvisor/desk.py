@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import date, datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -39,6 +38,7 @@ from .home import Home, IdMaker
 from .inbox import Inbox, Wait
 from .intake import decide
 from .kinds import ServerSolver
+from .lately import FAILURES_KEPT, MINUTE_US, Lately
 from .machine import queued_members
 from .manifest import rfc3339
 from .model import (
@@ -70,18 +70,17 @@ from .views import (
     Health,
     InboxWait,
     JobView,
+    LastDay,
     Limits,
     PoolView,
     Status,
     Submitted,
-    Today,
 )
 
 T = TypeVar("T")
 
 RUNNING_SHOWN = 100
 WAITING_SHOWN = 20
-FAILED_SHOWN = 5
 WAITS_SHOWN = 20
 BATCH_JOBS_MAX = 1_000_000
 NAME_MAX = 500
@@ -129,37 +128,26 @@ class Desk(Questions):
         self._ids = ids
         self._began = time.monotonic()
         self._threads = Threads()
-        self._today: tuple[date, Counter[State]] = (date.min, Counter())
-        self._failed: deque[Job] = deque(maxlen=FAILED_SHOWN)
+        self._lately = Lately()
         self.counters = Counters()
 
     async def prepare(self) -> None:
-        """Read what this day brought before this life, and how long the last jobs ran."""
-        today = date.today()  # noqa: DTZ011  as people here count days
-        midnight = datetime.combine(today, datetime.min.time()).astimezone()
-        since_us = int(midnight.timestamp() * 1e6)
-        self._today = today, await self._read(partial(self._history.finished_since, since_us))
-        self._failed.extend(reversed(await self._read(partial(self._history.failed_since, since_us, FAILED_SHOWN))))
+        """Read what the last day brought before this life, and how long the last jobs ran."""
+        since_us = Lately.since(now_us()) * MINUTE_US
+        ends = await self._read(partial(self._history.finished_since, since_us))
+        failed = await self._read(partial(self._history.failed_since, since_us, FAILURES_KEPT))
+        self._lately.add(ends, reversed(failed))
         for ran in await self._read(self._history.ran_lately):
             self._usual.add(ran)
 
     def published(self, job: Job) -> None:
         """Count a job whose result lies in its place."""
-        self._tally()[job.state] += 1
+        self._lately.count(job)
         self.counters.count(job, self._engine.config.solver)
         self._usual.count(job)
-        if job.state is State.FAILED:
-            self._failed.append(replace(job, manifest=None))
 
     def _present(self) -> Present | None:
         return None if self._engine.over else self._unwritten()
-
-    def _tally(self) -> Counter[State]:
-        today = date.today()  # noqa: DTZ011  as people here count days
-        if today != self._today[0]:
-            self._today = today, Counter()
-            self._failed.clear()
-        return self._today[1]
 
     def events(self, since: str | None, wanted: Filter) -> AsyncGenerator[bytes, None]:
         """What happens from now on, or from the cursor ``since`` on, as server-sent events."""
@@ -237,6 +225,7 @@ class Desk(Questions):
         unkillable = sum(job.state in TERMINAL for job in held)
         waiting = world.states[State.QUEUED]
         waits = self._inbox.waiting
+        ended = self._lately.totals(now)
         return Status(
             host=self._host,
             version=__version__,
@@ -251,7 +240,7 @@ class Desk(Questions):
             escaped=self._escaped(),
             collecting=len(world.jobs) - waiting - len(running) - unkillable,
             waiting=waiting,
-            today=Today(**{state.value: self._tally()[state] for state in TERMINAL}),
+            last_day=LastDay(**{state.value: ended[state] for state in TERMINAL}),
             loop_lag_seconds=self._heartbeat.recent,
             loop_lag_worst_seconds=self._heartbeat.worst,
             log_lines_lost=self._lost_lines(),
@@ -268,7 +257,7 @@ class Desk(Questions):
             servers=fleetview.pool_rows(world, limits, time.monotonic()),
             running_jobs=tuple(self._row(job) for job in running[:RUNNING_SHOWN]),
             waiting_jobs=tuple(self._row(world.jobs[job_id]) for job_id in answers.first_waiting(world, WAITING_SHOWN)),
-            last_failed=tuple(self._row(job) for job in reversed(self._failed) if job.id not in world.jobs),
+            last_failed=tuple(self._row(job) for job in self._lately.failures(now) if job.id not in world.jobs),
             solvers=tuple(sorted(self._engine.config.solver)),
             page=self._page(),
             **answers.levels(world, limits),

@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from . import __version__, schema
 from .errors import StoreError
+from .lately import MINUTE_US, Ends
 from .model import TARGETS, TERMINAL, Batch, Cause, Job, Override, Pause, State, Target
 from .rows import (
     ATTEMPT_COLUMNS,
@@ -45,7 +46,9 @@ _LIKE = """
 SELECT id FROM (SELECT id, seq FROM jobs WHERE id >= ? AND id < ? ORDER BY id DESC LIMIT ?) ORDER BY seq DESC"""
 _NEWEST = "SELECT id FROM jobs ORDER BY seq DESC LIMIT 1"
 _NEWEST_OF_USER = "SELECT id FROM jobs WHERE user = ? ORDER BY seq DESC LIMIT 1"
-_FINISHED_SINCE = "SELECT state, count(*) FROM jobs WHERE finished_us >= ? AND published = 1 GROUP BY state"
+_FINISHED_SINCE = f"""
+SELECT finished_us / {MINUTE_US} AS minute, state, count(*) FROM jobs
+WHERE finished_us >= ? AND published = 1 GROUP BY minute, state"""
 _OF_BATCH = """
 SELECT state, count(*), iif(published, NULL, id) AS unpublished FROM jobs
 WHERE batch = ? AND finished_us IS NOT NULL GROUP BY state, unpublished"""
@@ -284,11 +287,11 @@ class History:
             row = row or self._connection.execute(_NEWEST).fetchone()
         return row[0] if row else None
 
-    def finished_since(self, since_us: int) -> Counter[State]:
-        """How many published jobs became terminal since then (UTC microseconds), by state."""
+    def finished_since(self, since_us: int) -> list[Ends]:
+        """How many published jobs became terminal since then (UTC microseconds), by minute and state."""
         with translated(self._path):
             rows = self._connection.execute(_FINISHED_SINCE, (since_us,)).fetchall()
-        return Counter({State(state): count for state, count in rows})
+        return [Ends(minute, State(state), count) for minute, state, count in rows]
 
     def failed_since(self, since_us: int, limit: int) -> list[Job]:
         """The published jobs that failed since then (UTC microseconds), the last to end first."""

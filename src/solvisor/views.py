@@ -186,8 +186,8 @@ class Limits(Struct, frozen=True):
     limits: tuple[Limit, ...]
 
 
-class Today(Struct, frozen=True):
-    """Jobs that finished since midnight, local time of the daemon."""
+class LastDay(Struct, frozen=True):
+    """Jobs that ended within the last 24 hours, to the minute."""
 
     succeeded: int = 0
     failed: int = 0
@@ -319,7 +319,7 @@ class Status(Struct, frozen=True, kw_only=True):
     last look at it began. ``cursor`` is the place in the events up to which this status knows all.
     ``escaped`` counts the processes that outlived their job's attempt or their server and were found and killed.
     ``running_jobs`` are those that run (the first 100), ``waiting_jobs`` the first that are queued (at most 20), in the
-    order in which they are looked at; ``last_failed`` the newest failures of today (at most 5).
+    order in which they are looked at; ``last_failed`` the newest failures of the last 24 hours (at most 5).
     """
 
     host: str
@@ -335,7 +335,7 @@ class Status(Struct, frozen=True, kw_only=True):
     collecting: int
     waiting: int
     escaped: int = 0
-    today: Today
+    last_day: LastDay
     jobs: Level
     cpus: Level
     memory_bytes: Level

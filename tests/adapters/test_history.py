@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from builders import NOON_US, SECOND_US, make_facts, make_settings, make_spec
 from solvisor.errors import StoreError, StoreUnavailable
 from solvisor.history import Filters, History
+from solvisor.lately import MINUTE_US, Ends
 from solvisor.model import TERMINAL, Attempt, Batch, Cause, Job, State
 from solvisor.store import Store
 from solvisor.usual import Ran
@@ -159,6 +160,10 @@ def test_a_key_leads_to_its_job(past: Past) -> None:
     assert past.history.job_of_key("riser") is None
 
 
+def ended(ends: list[Ends]) -> Counter[State]:
+    return sum((Counter({end.state: end.count}) for end in ends), Counter[State]())
+
+
 # --- counts ---------------------------------------------------------------------------------------------------------
 
 
@@ -167,9 +172,19 @@ def test_what_finished_since_counts_only_what_is_published(past: Past) -> None:
         past.add(state, published=published)
     since = past.jobs[1].finished_us
     assert since is not None
-    assert past.history.finished_since(since) == Counter({S: 1, F: 1, State.REJECTED: 1})
-    assert past.history.finished_since(0)[S] == 2
-    assert past.history.finished_since(since + 3600 * SECOND_US) == Counter()
+    assert ended(past.history.finished_since(since)) == Counter({S: 1, F: 1, State.REJECTED: 1})
+    assert ended(past.history.finished_since(0))[S] == 2
+    assert past.history.finished_since(since + 3600 * SECOND_US) == []
+
+
+def test_what_finished_is_told_by_the_minute(past: Past) -> None:
+    noon = NOON_US // MINUTE_US
+    for late in (0, 59, 60, 61):
+        running = past.add(R)
+        over = replace(running, state=S, manifest=b"{}", finished_us=NOON_US + late * SECOND_US)
+        past.store.record([over])
+        past.store.record([], [over.id])
+    assert past.history.finished_since(0) == [Ends(noon, S, 2), Ends(noon + 1, S, 2)]
 
 
 def test_the_failures_of_a_day_are_those_that_ended_in_it_the_last_first(past: Past) -> None:

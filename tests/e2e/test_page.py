@@ -403,7 +403,7 @@ def test_only_what_the_role_allows_is_offered(site: Site, http: Http, role: str,
     with site.visit() as page:
         page.route("**/v1/me", lambda route: route.fulfill(json={"user": "eve", "uid": 4, "role": role, "via": "tcp"}))
         page.reload()
-        expect(page.get_by_role("region", name="Failed today")).to_contain_text("shown")
+        expect(page.get_by_role("region", name="Failed in 24 h")).to_contain_text("shown")
         found = [name for name in ("Pause ...", "Retry shown") if page.get_by_role("button", name=name).count()]
         page.goto(f"{site.origin}/#/machine")
         expect(page.get_by_role("table", name="Solvers")).to_be_visible()

@@ -126,7 +126,7 @@ def test_fault_76_hostile_names_messages_and_logs_are_text(site: Site, http: Htt
     job_id = str(answer.json["id"])
     assert http.get(f"/v1/jobs/{job_id}?wait=30").json["state"] == "failed"
     with site.visit(allowed=MISSING) as page:
-        failed = page.get_by_role("region", name="Failed today")
+        failed = page.get_by_role("region", name="Failed in 24 h")
         expect(failed).to_contain_text(evil)
         expect(failed).to_contain_text("<script>alert(2)</script>")
         page.goto(f"{site.origin}/#/jobs?project=%3Cscript%3Ealert(4)%3C%2Fscript%3E")
@@ -189,7 +189,7 @@ def test_many_windows_of_one_browser_leave_each_other_room(site: Site, http: Htt
         for log in logs:
             expect(log).to_have_text(re.compile(r"^begun\s+ended$"))
         for page in windows[2::2]:
-            expect(page.get_by_role("region", name="Failed today")).to_contain_text("many.sh")
+            expect(page.get_by_role("region", name="Failed in 24 h")).to_contain_text("many.sh")
         taken = [f"solvisor events {n}" for n in range(3)]
         assert held_by_all(first) == taken
         for page in windows:

@@ -58,7 +58,7 @@ def test_what_runs_waits_and_failed_is_shown_and_can_be_dealt_with(daemon: Daemo
     shown = top(100, 30)
     shown.shows("healthy", "Nothing to do. Drop an input in")
     daemon.drop("fails.sh", "echo 'no elastic constants' >&2; exit 3\n")
-    shown.shows("FAILED 1 today", "fails-")
+    shown.shows("FAILED 1 in 24 h", "fails-")
     for name in ("one", "two", "three"):
         daemon.drop(f"{name}.sh", "echo step 1 of many; echo 'a warning' >&2; sleep 600\n")
     shown.shows("RUNNING 2", "WAITING 1", "jobs ━━━━━━━━━━ 2/2")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime
 from typing import Any
 
 import anyio
@@ -14,6 +13,7 @@ from msgspec.structs import replace
 
 from scripted import Bench, finish, launched, run_to_end
 from solvisor import desk as module
+from solvisor.clock import now_us
 from solvisor.disk import Disk
 from solvisor.errors import Refused
 from solvisor.history import Filters, History, Page
@@ -115,17 +115,17 @@ async def test_a_failure_is_told_once_its_result_lies_in_its_place(bench: Bench)
     assert (status.collecting, status.last_failed) == (1, ())
 
 
-async def test_todays_counts_and_failures_go_on_in_the_next_life(bench: Bench) -> None:
+async def test_counts_and_failures_of_the_last_day_go_on_in_the_next_life(bench: Bench) -> None:
     async with bench.running():
         await finish(bench, 2)
         failed = await finish(bench, 7, exit_code=3)
-        today = bench.desk.status().today
-        assert (today.succeeded, today.failed, today.rejected) == (2, 7, 0)
+        ended = bench.desk.status().last_day
+        assert (ended.succeeded, ended.failed, ended.rejected) == (2, 7, 0)
     for _ in range(2):  # whatever of it was not marked as published before the kill is not counted twice
         async with bench.running() as engine:
             await eventually(lambda: not engine.world.jobs, "all is published")
             status = bench.desk.status()
-            assert (status.today.succeeded, status.today.failed) == (2, 7)
+            assert (status.last_day.succeeded, status.last_day.failed) == (2, 7)
             assert sorted(row.id for row in status.last_failed) == sorted(failed[-5:])
 
 
@@ -154,19 +154,15 @@ async def test_how_long_a_job_usually_runs_is_known_in_the_next_life_too(
         assert bench.desk.status().running_jobs[0].usual_seconds == ran
 
 
-async def test_a_new_day_begins_at_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_ended_a_day_ago_is_told_no_more(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     async with bench.running():
-        await finish(bench, 1, exit_code=3)
-        assert bench.desk.status().today.failed == 1
-
-        class Tomorrow(date):
-            @classmethod
-            def today(cls) -> Tomorrow:
-                return cls.fromordinal(datetime.now().astimezone().toordinal() + 1)
-
-        monkeypatch.setattr(module, "date", Tomorrow)
-        status = bench.desk.status()
-        assert (status.today.failed, status.last_failed) == (0, ())
+        (failed,) = await finish(bench, 1, exit_code=3)
+        for hours, told in ((23, [failed]), (25, [])):
+            later = now_us() + hours * 3600 * 1_000_000
+            monkeypatch.setattr(module, "now_us", lambda later=later: later)
+            status = bench.desk.status()
+            assert status.last_day.failed == len(told)
+            assert [row.id for row in status.last_failed] == told
 
 
 # --- finding --------------------------------------------------------------------------------------------------------

@@ -29,12 +29,12 @@ from solvisor.views import (
     InboxWait,
     JobPage,
     JobView,
+    LastDay,
     Level,
     Pause,
     Problem,
     Status,
     Submitted,
-    Today,
     Waiting,
 )
 from solvisor_service import cli
@@ -62,7 +62,7 @@ def test_status_reads_like_a_colleagues_answer(fake: FakeDaemon, run: Run) -> No
     fake.answers["GET", "/v1/status"] = status(
         running=1,
         waiting=34,
-        today=Today(211, 2, rejected=1),
+        last_day=LastDay(211, 2, rejected=1),
         jobs=Level(1, 15),
         cpus=Level(14, 16),
         memory_bytes=Level(71 << 30, 128 << 30),
@@ -76,7 +76,7 @@ def test_status_reads_like_a_colleagues_answer(fake: FakeDaemon, run: Run) -> No
     result = run("status")
     assert result.status == 0
     assert result.lines == [
-        "ws04: healthy, up 6 d      running 1   waiting 34   today: 211 ok, 2 failed, 1 rejected",
+        "ws04: healthy, up 6 d      running 1   waiting 34   24 h: 211 ok, 2 failed, 1 rejected",
         "jobs 1/15   cores 14/16   memory 71/128 GiB   disk 412 GiB free   license orcaflex 2/2",
         "WAITING  31 for license orcaflex   3 for a turn   1 settling (big.sim, still growing)   2 more in the inbox",
         "RUNNING  beam-1jl9v2k4a  ann  ccx  1 h 12 m  try 2",

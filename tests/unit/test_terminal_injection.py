@@ -28,6 +28,7 @@ from solvisor.views import (
     Holder,
     InboxWait,
     JobPage,
+    LastDay,
     Level,
     Limit,
     Limits,
@@ -39,7 +40,6 @@ from solvisor.views import (
     Problem,
     ServerRow,
     Submitted,
-    Today,
     Waiting,
 )
 from top_kit import Screen, Top
@@ -91,7 +91,8 @@ def answers(fake: FakeDaemon) -> None:
     failed, queued = row(**of_job, state="failed"), row(**of_job, state="queued", reason="license", run_seconds=None)
     limit = Limit(name="x", unit="jobs", value=1, configured=2, used=1, by="x", since=TIMES["since"], note="x")
     told = status(
-        health="degraded", problems=("x", "y"), running=1, waiting=1, licenses={"x": Level(1, 2)}, today=Today(1, 1),
+        health="degraded", problems=("x", "y"), running=1, waiting=1, licenses={"x": Level(1, 2)},
+        last_day=LastDay(1, 1),
         waiting_for=(Waiting(Reason.LICENSE, "x", 1),), inbox=(InboxWait("x", "settling", "x"),), inbox_total=1,
         servers=(PoolRow(**pool),), running_jobs=(row(),), waiting_jobs=(queued,), last_failed=(failed,),
         paused=(Pause("x", "x", TIMES["since"], "x"),), limits_set=(limit,), page="x",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fake_daemon import explanation, row, status
-from solvisor.views import Pause, Today
+from solvisor.views import LastDay, Pause
 from solvisor_service.cli.top.model import NOTE_SECONDS, Gone, Look, Model, Order
 from solvisor_service.cli.top.terminal import Keys
 
@@ -15,7 +15,9 @@ FAILED = row(id="fails-1jl9v2k4a0b1c2d", state="failed", message="no material", 
 
 def model_of(**changes: object) -> Model:
     model = Model()
-    model.take_status(status(running=3, running_jobs=RUNNING, last_failed=(FAILED,), today=Today(0, 1), **changes), 0.0)
+    model.take_status(
+        status(running=3, running_jobs=RUNNING, last_failed=(FAILED,), last_day=LastDay(0, 1), **changes), 0.0
+    )
     return model
 
 

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 
 from fake_daemon import BEAM, explanation, row, status
 from solvisor.model import Reason
-from solvisor.views import Holder, InboxWait, JobRow, Level, Limit, Pause, PoolRow, Status, Today, Waiting
+from solvisor.views import Holder, InboxWait, JobRow, LastDay, Level, Limit, Pause, PoolRow, Status, Waiting
 from solvisor_service.cli.top.lines import Line, cut, fit, flow, glyphs, wrapped
 from solvisor_service.cli.top.model import Gone, Look, Model
 from solvisor_service.cli.top.view import LEAST, frame
@@ -54,7 +54,7 @@ def busy(running: int, *, hostile: bool = True) -> Status:
         last_failed=tuple(
             job(300 + n, state="failed", message=text, finished="2026-11-02T11:00:00Z") for n in range(3)
         ),
-        today=Today(41, 3, 1, 1, 1),
+        last_day=LastDay(41, 3, 1, 1, 1),
         cpus=Level(14, 16),
         licenses={f"{text if hostile else 'orcaflex'}-{n}": Level(n, 2) for n in range(3)},
         waiting_for=(Waiting(Reason.LICENSE, text, 31), Waiting(Reason.MEMORY, None, 3)),
@@ -140,7 +140,7 @@ def test_fault_76_every_line_fits_and_none_does_harm(size: tuple[int, int], draw
 
 def test_what_is_shown_of_a_busy_daemon() -> None:
     shown = drawn(model_of(busy(5, hostile=False)), (120, 40), NOON + 10)
-    assert "ws04: degraded   up 6 d   running 5   waiting 20   today 41 ok, 3 failed, 1 rejected, 1 cancelled" in shown
+    assert "ws04: degraded   up 6 d   running 5   waiting 20   24 h: 41 ok, 3 failed, 1 rejected, 1 cancelled" in shown
     assert "cores ━━━━━━━━━─ 14/16   memory ────────── 0/128 GiB   orcaflex-0 ────────── 0/2" in shown
     assert "PROBLEM  the license server of orcaflex refuses no material" in shown
     assert "PAUSED   ccx, since 2 Nov 10:00 by no material: no material" in shown
@@ -150,7 +150,7 @@ def test_what_is_shown_of_a_busy_daemon() -> None:
     assert "1 m 10 s  try 2" in shown, "and it goes on between two answers"
     assert "31 for license no material   3 for memory   1 settling" in shown
     assert "rserve 1 ready, 1 busy, 1 starting of 4" in shown
-    assert "FAILED 3 today" in shown
+    assert "FAILED 3 in 24 h" in shown
 
 
 def test_red_is_for_what_needs_a_person() -> None:

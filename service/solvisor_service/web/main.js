@@ -72,7 +72,7 @@ function titleOf(at) {
   if (own) return `${own}, ${host}`;
   const parts = [
     status.health !== "healthy" && status.health,
-    status.today.failed && `${status.today.failed} failed`,
+    status.last_day.failed && `${status.last_day.failed} failed`,
     status.running && `${status.running} running`,
     status.waiting && `${status.waiting} waiting`,
   ];

@@ -43,7 +43,7 @@ function board({ running_jobs: jobs, last_failed: bad, servers: pools }) {
 }
 
 function summary(status) {
-  const { today } = status;
+  const { last_day: ended } = status;
   const lost = live.lostSince !== null;
   const tone = lost ? "quiet" : { healthy: "good", degraded: "bad", stopping: "warn" }[status.health];
   const tally = (number, word, tone) =>
@@ -68,13 +68,13 @@ function summary(status) {
           " collecting",
         ),
       h("a", { key: "waiting", href: toJobs({ state: "queued" }) }, h("b", {}, count(status.waiting)), " waiting"),
-      h("span", { key: "today", class: "dim" }, "today"),
-      tally(today.succeeded, "succeeded"),
-      tally(today.failed, "failed", "bad"),
-      tally(today.cancelled, "cancelled"),
-      tally(today.rejected, "rejected", "bad"),
-      tally(today.skipped, "skipped"),
-      !Object.values(today).some(Boolean) && h("span", { key: "none", class: "dim" }, "nothing finished"),
+      h("span", { key: "ended", class: "dim" }, "24 h:"),
+      tally(ended.succeeded, "succeeded"),
+      tally(ended.failed, "failed", "bad"),
+      tally(ended.cancelled, "cancelled"),
+      tally(ended.rejected, "rejected", "bad"),
+      tally(ended.skipped, "skipped"),
+      !Object.values(ended).some(Boolean) && h("span", { key: "none", class: "dim" }, "nothing finished"),
     ),
     !status.paused.some((one) => one.solver === null) &&
       h(
@@ -169,12 +169,12 @@ function runningJob(job) {
 // --- failed ----------------------------------------------------------------------------------------------------------
 
 function failed(status) {
-  const { last_failed: jobs, today } = status;
+  const { last_failed: jobs, last_day: ended } = status;
   if (!jobs.length) return null;
-  const more = today.failed - jobs.length;
+  const more = ended.failed - jobs.length;
   return panel(
     "failed",
-    { title: "Failed today", tone: "bad", aside: h("span", { class: "dim" }, count(today.failed)) },
+    { title: "Failed in 24 h", tone: "bad", aside: h("span", { class: "dim" }, count(ended.failed)) },
     h("ul", { class: "jobs" }, jobs.map(failedJob)),
     more > 0 && h("p", { class: "more" }, h("a", { href: toJobs({ state: "failed" }) }, `and ${count(more)} more`)),
   );

@@ -129,7 +129,7 @@ class Model:
         return [
             Section("RUNNING", status.running, self._found(status.running_jobs)),
             Section("WAITING", status.waiting, self._found(status.waiting_jobs)),
-            Section("FAILED", status.today.failed, self._found(status.last_failed)),
+            Section("FAILED", status.last_day.failed, self._found(status.last_failed)),
         ]
 
     def _found(self, jobs: Sequence[JobRow]) -> Sequence[JobRow]:

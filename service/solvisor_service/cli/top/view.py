@@ -113,7 +113,7 @@ def _gone(model: Model, gone: Gone, width: int, glyphs: Glyphs, now: float) -> I
 
 
 def _counts(model: Model, status: Status, glyphs: Glyphs, now: float) -> Iterator[Line]:
-    today = status.today
+    ended = status.last_day
     up = duration(status.up_seconds + max(0.0, now - model.at))
     yield [(glyphs.shown(status.host), "bold"), (": ", ""), (status.health, HEALTH[status.health])]
     if model.silent_since is not None and now - model.silent_since >= _SILENT_SECONDS:
@@ -123,10 +123,10 @@ def _counts(model: Model, status: Status, glyphs: Glyphs, now: float) -> Iterato
     if status.collecting:
         yield [(f"collecting {status.collecting}", "")]
     yield [(f"waiting {status.waiting}", "")]
-    ends: list[Piece] = [(f"today {today.succeeded} ok", "")]
-    if today.failed:
-        ends += [(", ", ""), (f"{today.failed} failed", "red")]
-    others = {"rejected": today.rejected, "cancelled": today.cancelled, "skipped": today.skipped}
+    ends: list[Piece] = [(f"24 h: {ended.succeeded} ok", "")]
+    if ended.failed:
+        ends += [(", ", ""), (f"{ended.failed} failed", "red")]
+    others = {"rejected": ended.rejected, "cancelled": ended.cancelled, "skipped": ended.skipped}
     ends += [(f", {count} {word}", "") for word, count in others.items() if count]
     yield ends
     if status.escaped:
@@ -246,7 +246,7 @@ def _first(model: Model, section: Section, most: int) -> int:
 def _title(model: Model, status: Status, section: Section, first: int, shown: int, width: int, glyphs: Glyphs) -> Line:
     line: list[Piece] = [(section.name, _HEAD[section.name]), (f" {section.total}", "bold")]
     if section.name == "FAILED":
-        line.append((" today", "dim"))
+        line.append((" in 24 h", "dim"))
     if model.found:
         line.append((f"   {len(section.jobs)} found", "dim"))
     if shown < (len(section.jobs) if model.found else section.total):

@@ -79,7 +79,7 @@ def _show(status: Status, arguments: argparse.Namespace) -> None:
     if what := list(waits(status)):
         _flow(out, Text("WAITING", "bold"), what)
     _jobs(out, Text("RUNNING", "bold"), status.running_jobs, status.running)
-    _jobs(out, Text("FAILED ", STYLES["failed"]), status.last_failed, status.today.failed)
+    _jobs(out, Text("FAILED ", STYLES["failed"]), status.last_failed, status.last_day.failed)
     if not (status.running_jobs or status.waiting or status.inbox_total):
         begin = homed("solvisor submit FILE", arguments)
         text.table(out, [[f"Nothing to do. Drop an input in {status.inbox_path}, or: {begin}"]])
@@ -92,10 +92,10 @@ def _counts(status: Status) -> Iterator[str]:
     yield f"waiting {status.waiting}"
     if status.escaped:
         yield f"escaped processes killed: {status.escaped}"
-    today = status.today
-    others = {"cancelled": today.cancelled, "rejected": today.rejected, "skipped": today.skipped}
-    ends = [f"{today.succeeded} ok", f"{today.failed} failed"]
-    yield "today: " + ", ".join(ends + [f"{count} {word}" for word, count in others.items() if count])
+    ended = status.last_day
+    others = {"cancelled": ended.cancelled, "rejected": ended.rejected, "skipped": ended.skipped}
+    ends = [f"{ended.succeeded} ok", f"{ended.failed} failed"]
+    yield "24 h: " + ", ".join(ends + [f"{count} {word}" for word, count in others.items() if count])
 
 
 def _levels(status: Status) -> Iterator[str]:
