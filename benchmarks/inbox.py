@@ -62,7 +62,7 @@ def accepted(daemon: Paused, count: int, began: float) -> Figures:
         asked = time.monotonic()
         there = daemon.status()
         answers.append(time.monotonic() - asked)
-        if there["waiting"] + sum(there["today"].values()) >= count:
+        if there["waiting"] + sum(there["last_day"].values()) >= count:
             break
         if asked > began + PATIENCE_SECONDS:
             sys.exit(f"only {there['waiting']} of {count} were accepted")
