@@ -157,7 +157,7 @@ def test_kill_9_of_the_daemon_whatever_its_servers_do(tmp_path: Path, make_daemo
     seed = random.randrange(1 << 30)
     print("seed", seed)
     chance = random.Random(seed)
-    rounds, each = 10, 8
+    rounds, each = 6, 8
     text = config(tmp_path / "marks", spare_range(390), 'min = 1, max = 4, recycle_jobs = 2, idle = "0.3s"', max_jobs=4)
     daemon = make_daemon(text.replace("[daemon]", "[daemon]\ninterruptions_max = 100"))
     instants = [
