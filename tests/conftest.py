@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,10 @@ import pytest
 
 from daemon import Daemon
 from waiting import wait_until
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # What a shell script starts in the background has it ignored, and would hand that on to all that is started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(trylast=True)

@@ -116,6 +116,7 @@ def fake_daemon(home: Path) -> Iterator[FakeDaemon]:
 
     class Server(socketserver.ThreadingUnixStreamServer):
         request_queue_size = 64
+        daemon_threads = True  # one that a failed test left waiting ends with the run
 
         def handle_error(self, *_: Any) -> None:
             pass  # a client that goes away in the middle is part of some tests

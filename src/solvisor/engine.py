@@ -2,8 +2,9 @@
 
 A pass takes all waiting events, applies them, plans, and commits everything in one transaction (*recorded*: it
 survives the death of the daemon). Only then does it act: it starts processes, stops them, collects. A sync of the
-database's log follows and makes it *durable* (it survives a power cut); only what is durable is announced: acknowledged
-to the inbox, published. While a commit is in flight events pile up, so load makes passes bigger and not slower.
+database's log follows, beside that of the manifests of what ended, and makes it *durable* (it survives a power cut);
+only what is durable is announced: acknowledged to the inbox, published. While a commit is in flight events pile up, so
+load makes passes bigger and not slower.
 
 Rules: nobody else changes state; everybody else posts events. Nothing here blocks the loop. What is legal stands in
 ``machine``, what is wise in ``scheduler``, what touches files in ``spool``, and how a process lives in the backend.
@@ -141,6 +142,7 @@ class Engine:
         self._batch_over = batch_over
         self._host = host
         self._store = store
+        self._results = results
         self._suspects = suspects
         self._chronicle = Chronicle()
         self._pool = make_pool(self.post)
@@ -607,9 +609,11 @@ class Engine:
     def _harden(self, batch: Sequence[Callable[[], None] | Publication]) -> None:
         """On its thread: one sync for all that piled up. Results go on from here, without the loop."""
         try:
-            self._store.harden()
+            results = [each for each in batch if isinstance(each, Publication)]
+            with self._results.writing_ahead(results):
+                self._store.harden()
             failpoint.reach("announce.durable")
-            if results := [each for each in batch if isinstance(each, Publication)]:
+            if results:
                 self._publisher.add(*results)
             if calls := [each for each in batch if not isinstance(each, Publication)]:
                 tell(self._loop, self._durable.add, *calls)

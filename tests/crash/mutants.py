@@ -171,8 +171,14 @@ def _removes_originals_at_once() -> None:
 
 
 def _moves_before_manifest() -> None:
-    move_folder, name_manifest = results._move, results._name_manifest
-    _replace(results, _move=name_manifest, _name_manifest=move_folder)
+    write, move, name_manifest = results._Batch._write, results._Batch._move, results._name_manifest
+
+    def hasty(self: Any, item: Any) -> None:
+        write(self, item)
+        move(self, item)
+
+    _replace(results._Batch, _write=hasty, _move=lambda _, item: name_manifest(item))
+    _replace(results, _name_manifest=_nothing)
 
 
 def _lets_go_first() -> None:
@@ -207,9 +213,9 @@ def _recomputes_manifests() -> None:
 
     def write(self: Any, item: Any) -> None:
         job_id = item.publication.id
-        item.work_fd, item.target_fd = self._folder("work"), self._folder(item.publication.target)
-        item.waiting = files.lstat(job_id, item.work_fd) is not None
-        item.fd = self._opened(files.open_folder_of_ours(job_id, item.work_fd if item.waiting else item.target_fd))
+        work_fd, target_fd = self._folder("work"), self._folder(item.publication.target)
+        item.waiting = files.lstat(job_id, work_fd) is not None
+        item.fd = self._opened(files.open_folder_of_ours(job_id, work_fd if item.waiting else target_fd))
         files.discard(results._TEMPORARY, item.fd)
         known = msgspec.json.decode(item.publication.manifest)
         known["published_by"] = os.getpid()

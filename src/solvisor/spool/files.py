@@ -220,12 +220,15 @@ class Syncs:
         self._fds: list[int] = []
         self._names: list[str] = []
         self._owned: list[int] = []
+        self._end: Callable[[], BaseException | None] | None = None
         self._error: BaseException | None = None
 
     def __enter__(self) -> Syncs:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._end is not None:
+            self._error = self._error or self._end()
         self._flush()
         if self._error is not None:
             raise self._error
@@ -245,15 +248,22 @@ class Syncs:
 
     def take(self, fd: int, name: str = ".") -> None:
         """Sync what is open, and close it then; an error calls it ``name``."""
-        self._owned.append(fd)
         self.add_open(fd, name)
+        self._owned.append(fd)
 
     def add_open(self, fd: int, name: str = ".") -> None:
         """Sync what is open already, and stays open until the end of the block; an error calls it ``name``."""
-        self._fds.append(fd)
-        self._names.append(name)
         if len(self._fds) == flush.AT_ONCE:
             self._flush()
+        self._fds.append(fd)
+        self._names.append(name)
+
+    def begin(self) -> None:
+        """Have what is open already, ``flush.AT_ONCE`` at most, on its way while the block goes on; once only."""
+        fds, names = self._fds, self._names
+        self._fds, self._names = [], []
+        if fds:
+            self._end = _begin(fds, names)
 
     def _flush(self) -> None:
         fds, names, owned = self._fds, self._names, self._owned
@@ -273,6 +283,17 @@ def _sync(fds: Sequence[int], names: Sequence[str]) -> BaseException | None:
     failpoint.reach("sync.begun")
     errors = flush.flush(fds)
     failpoint.reach("sync.done")
+    return _first(names, errors)
+
+
+def _begin(fds: Sequence[int], names: Sequence[str]) -> Callable[[], BaseException | None]:
+    """As ``_sync``; to be waited for by calling what this returns."""
+    errors = flush.begin(fds)
+    failpoint.reach("sync.under_way")
+    return lambda: _first(names, errors())
+
+
+def _first(names: Sequence[str], errors: Sequence[BaseException | None]) -> BaseException | None:
     for name, error in zip(names, errors, strict=True):
         if error is not None:
             return _not_durable(name, error)

@@ -16,7 +16,9 @@ import errno
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 
 AT_ONCE = 64
 """Descriptors handed to the kernel at once."""
@@ -36,20 +38,27 @@ def flush(fds: Sequence[int]) -> list[BaseException | None]:
         return [_error(fds[0])]
     errors: list[BaseException | None] = []
     for start in range(0, len(fds), AT_ONCE):
-        errors += _flush(fds[start : start + AT_ONCE])
+        errors += begin(fds[start : start + AT_ONCE])()
     return errors
 
 
-def _flush(fds: Sequence[int]) -> list[BaseException | None]:
-    try:
+def begin(fds: Sequence[int]) -> Callable[[], list[BaseException | None]]:
+    """Have them, ``AT_ONCE`` at most, on their way. To be called is what returned, once: it waits, as ``flush``."""
+    ring, taken = None, 0
+    with suppress(OSError):  # an older kernel, another system, a sandbox, or too many of them in use
         ring = _idle_one() or _Ring()
-    except OSError:  # an older kernel, another system, a sandbox, or too many of them in use
-        return list(_threads.map(_error, fds))
-    errors = ring.flush(fds)
-    _idle.append(ring)
-    if len(errors) < len(fds):
-        errors += _threads.map(_error, fds[len(errors) :])
-    return errors
+        taken = ring.submit(fds)
+    rest = [_threads.submit(_error, fd) for fd in fds[taken:]]
+    return partial(_end, ring, taken, rest)
+
+
+def _end(
+    ring: _Ring | None, taken: int, rest: Sequence[concurrent.futures.Future[BaseException | None]]
+) -> list[BaseException | None]:
+    errors = ring.wait(taken) if ring is not None else []
+    if ring is not None:
+        _idle.append(ring)
+    return [*errors, *(future.result() for future in rest)]
 
 
 def _idle_one() -> _Ring | None:
@@ -107,14 +116,17 @@ class _Ring:
         self._events = (_Event * AT_ONCE)()
         self._call(setup, ctypes.c_long(AT_ONCE), ctypes.byref(self._context))
 
-    def flush(self, fds: Sequence[int]) -> list[BaseException | None]:
-        """Sync as many of the first of them as the kernel takes, which may be none."""
+    def submit(self, fds: Sequence[int]) -> int:
+        """Have the kernel sync as many of the first of them as it takes, which may be none: so many."""
         for request, fd in zip(self._requests, fds, strict=False):
             request.fd = fd
         try:
-            taken = self._call(self._submit, self._context, ctypes.c_long(len(fds)), self._pointers)
+            return self._call(self._submit, self._context, ctypes.c_long(len(fds)), self._pointers)
         except OSError:
-            return []
+            return 0
+
+    def wait(self, taken: int) -> list[BaseException | None]:
+        """Until all that it took are done."""
         errors: list[BaseException | None] = [None] * taken
         left = taken
         while left:

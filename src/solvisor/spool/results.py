@@ -13,7 +13,7 @@ import errno
 import math
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +26,8 @@ from solvisor.names import escape_name
 
 from . import files
 from .anew import ANEW, write_anew
+from .files import NotDurable
+from .flush import AT_ONCE
 from .move import PLAN, discard_claim
 from .remains import LOGS, OUTPUT, Remains, Staged
 
@@ -34,6 +36,9 @@ _TEMPORARY = "manifest.tmp"
 _STAGING = "staging.tmp"
 _BATCH_MAX = 64
 """Folders published under one set of fsyncs; each holds two descriptors meanwhile."""
+
+_AHEAD_MAX = AT_ONCE // 2
+"""Manifests on their way beside one sync of the database: they and their folders are one list for the kernel."""
 
 
 class Publication(Struct, frozen=True):
@@ -51,6 +56,7 @@ class Results:
         self._root = str(home.root)
         self._work = str(home.work)
         self._staged: dict[str, dict[str, Staged]] = {}
+        self._written: set[str] = set()
 
     def _open(self, job_id: str) -> int:
         return files.open_folder_of_ours(f"{self._work}/{job_id}")
@@ -118,6 +124,41 @@ class Results:
             failpoint.reach("outputs.named")
             files.durable([(".", folder_fd)])
 
+    @contextlib.contextmanager
+    def writing_ahead(self, batch: Sequence[Publication]) -> Iterator[None]:
+        """Have manifests on their way to the disk while the block makes the rows of these jobs durable.
+
+        ``publish`` only moves the folders then. That is for the first few of those that are as a rule: whose folder was
+        made ready in this life, from a drop that needed no plan. For the others, and where anything goes wrong,
+        ``publish`` does all. Raises ``NotDurable`` if an fsync fails.
+        """
+        if not batch:
+            yield
+            return
+        part = _Batch(self._root)
+        try:
+            with files.Syncs() as syncs:
+                written = self._write_ahead(part, batch[:_AHEAD_MAX], syncs)
+                syncs.begin()
+                yield
+            self._written.update(written)
+        finally:
+            part.close()
+
+    def _write_ahead(self, part: _Batch, batch: Sequence[Publication], syncs: files.Syncs) -> list[str]:
+        """The ids of those that were written."""
+        try:
+            items = [_Item(publication) for publication in batch if self._is_usual(publication)]
+            return [item.publication.id for item in part.write(items, {}, syncs)] if items else []
+        except NotDurable:
+            raise
+        except Exception:  # noqa: BLE001  ``publish`` meets it again, and tells
+            return []
+
+    def _is_usual(self, publication: Publication) -> bool:
+        """Whether nothing but the manifest is missing in its folder, and nothing there has to go."""
+        return publication.id in self._staged and not os.access(f"{self._work}/{publication.id}/{PLAN}", os.F_OK)
+
     def publish(self, batch: Sequence[Publication]) -> tuple[list[str], dict[str, OSError]]:
         """Write each manifest and move each folder to its target, durably.
 
@@ -127,16 +168,24 @@ class Results:
         published: list[str] = []
         errors: dict[str, OSError] = {}
         for start in range(0, len(batch), _BATCH_MAX):
-            items = [
-                _Item(publication, staged=self._staged.pop(publication.id, None) is not None)
-                for publication in batch[start : start + _BATCH_MAX]
-            ]
             part = _Batch(self._root)
             try:
-                published += part.publish(items, errors)
+                items = [self._item(publication) for publication in batch[start : start + _BATCH_MAX]]
+                with files.Syncs() as syncs:
+                    written = part.write([item for item in items if not item.written], errors, syncs)
+                published += part.move([*written, *(item for item in items if item.written)], errors)
             finally:
                 part.close()
         return published, errors
+
+    def _item(self, publication: Publication) -> _Item:
+        item = _Item(publication)
+        item.written = publication.id in self._written
+        self._written.discard(publication.id)
+        # What a crash leaves, a folder that was staged since has not.
+        staged = self._staged.pop(publication.id, None) is not None
+        item.litter = (PLAN,) if staged else (PLAN, _STAGING, ANEW)
+        return item
 
 
 def _make_anew(name: str, folder_fd: int) -> None:
@@ -169,19 +218,18 @@ def _put_aside(job_fd: int, name: str) -> None:
 
 
 class _Item:
-    """One publication on its way; ``staged``: its folder was made ready in this life.
+    """One publication on its way; ``litter`` is what has to go from its folder before.
 
-    ``waiting``: it still lies in ``work/``. ``fd`` is that folder, ``manifest_fd`` the manifest under its temporary
-    name, if it was written.
+    ``written``: its manifest is durable. ``waiting``: it still lies in ``work/``. ``fd`` is that folder,
+    ``manifest_fd`` the manifest under its temporary name, if it was written.
     """
 
-    __slots__ = ("fd", "manifest_fd", "publication", "staged", "target_fd", "waiting", "work_fd")
+    __slots__ = ("fd", "litter", "manifest_fd", "publication", "waiting", "written")
 
-    def __init__(self, publication: Publication, *, staged: bool) -> None:
+    def __init__(self, publication: Publication) -> None:
         self.publication = publication
-        self.staged = staged
-        self.work_fd = -1
-        self.target_fd = -1
+        self.litter: tuple[str, ...] = ()
+        self.written = False
         self.waiting = True
         self.fd = -1
         self.manifest_fd = -1
@@ -199,44 +247,52 @@ class _Batch:
         for fd in self._fds:
             os.close(fd)
 
-    def publish(self, items: list[_Item], errors: dict[str, OSError]) -> list[str]:
+    def write(self, items: list[_Item], errors: dict[str, OSError], syncs: files.Syncs) -> list[_Item]:
+        """Write their manifests, which ``syncs`` make durable; those of ``items`` that have theirs."""
         items = _each(items, self._write, errors)
         failpoint.reach("publish.written")
         items = _each(items, _name_manifest, errors)
         failpoint.reach("publish.named")
-        with files.Syncs() as syncs:  # both at once, for neither is in view yet: a journal takes them in one commit
-            for item in items:
-                if item.manifest_fd >= 0:
-                    syncs.add_open(item.manifest_fd, _MANIFEST)
-                syncs.add_open(item.fd)
+        for item in items:  # both at once, for neither is in view yet: a journal takes them in one commit
+            if item.manifest_fd >= 0:
+                syncs.add_open(item.manifest_fd, _MANIFEST)
+            syncs.add_open(item.fd)
+        return items
+
+    def move(self, items: list[_Item], errors: dict[str, OSError]) -> list[str]:
+        """Move them, with their durable manifests, to where they are seen; the ids of those that are there."""
         failpoint.reach("publish.durable")
-        items = _each(items, _move, errors)
+        items = _each(items, self._move, errors)
         failpoint.reach("publish.moved")
         # A folder must not vanish from work/ before its new place is safe.
-        files.durable_folders(list({item.target_fd for item in items}))
+        files.durable_folders([self._folder(target) for target in {item.publication.target for item in items}])
         failpoint.reach("publish.target_durable")
-        files.durable_folders(list({item.work_fd for item in items}))
+        if items:
+            files.durable_folders([self._folder("work")])
         failpoint.reach("publish.work_durable")
         return [item.publication.id for item in items]
 
     def _write(self, item: _Item) -> None:
         job_id = item.publication.id
-        item.work_fd = self._folder("work")
-        item.target_fd = self._folder(item.publication.target)
         try:
-            item.fd = self._opened(files.open_folder_of_ours(job_id, item.work_fd))
+            item.fd = self._opened(files.open_folder_of_ours(f"{self._root}/work/{job_id}"))
         except FileNotFoundError:
-            if files.lstat(job_id, item.target_fd) is not None:
+            work_fd, target_fd = self._folder("work"), self._folder(item.publication.target)
+            if files.lstat(job_id, target_fd) is not None:
                 item.waiting = False
             else:
-                os.mkdir(job_id, 0o750, dir_fd=item.work_fd)  # somebody removed it; its manifest appears all the same
-            item.fd = self._opened(files.open_folder_of_ours(job_id, item.work_fd if item.waiting else item.target_fd))
-        # What a crash leaves, a folder that was staged since has not.
-        for litter in (PLAN,) if item.staged else (PLAN, _STAGING, ANEW):
+                os.mkdir(job_id, 0o750, dir_fd=work_fd)  # somebody removed it; its manifest appears all the same
+            item.fd = self._opened(files.open_folder_of_ours(job_id, work_fd if item.waiting else target_fd))
+        for litter in item.litter:
             files.discard(litter, item.fd)
         if item.waiting or files.lstat(_MANIFEST, item.fd) is None:
             item.manifest_fd = self._opened(_new_manifest(item.fd))
             files.write_all(item.manifest_fd, item.publication.manifest)
+
+    def _move(self, item: _Item) -> None:
+        if item.waiting:
+            job_id = item.publication.id
+            files.move_folder(job_id, self._folder("work"), job_id, self._folder(item.publication.target))
 
     def _folder(self, name: str) -> int:
         """A folder of the home, made anew if somebody cleared it away."""
@@ -264,7 +320,7 @@ def _each(items: list[_Item], step: Callable[[_Item], None], errors: dict[str, O
     for item in items:
         try:
             step(item)
-        except files.NotDurable:
+        except NotDurable:
             raise
         except OSError as error:
             errors[item.publication.id] = error
@@ -291,9 +347,3 @@ def _name_manifest(item: _Item) -> None:
         except IsADirectoryError:  # a solver's work, not ours
             files.discard(_MANIFEST, item.fd)
             os.rename(_TEMPORARY, _MANIFEST, src_dir_fd=item.fd, dst_dir_fd=item.fd)
-
-
-def _move(item: _Item) -> None:
-    if item.waiting:
-        job_id = item.publication.id
-        files.move_folder(job_id, item.work_fd, job_id, item.target_fd)
