@@ -295,9 +295,11 @@ async def test_many_launches_leave_no_files_and_no_threads(backend: LocalBackend
             await handle.wait()
 
     await launch_all(4)
-    before = len(os.listdir("/proc/self/fd")), threading.active_count()
+    # What an earlier test left may still be ending, so there may be fewer of either; never more.
+    files, threads = len(os.listdir("/proc/self/fd")), set(threading.enumerate())
     await launch_all(200)
-    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+    assert len(os.listdir("/proc/self/fd")) <= files
+    assert set(threading.enumerate()) <= threads
 
 
 # Stopping
