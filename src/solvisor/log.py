@@ -2,9 +2,10 @@
 
 Rules: event names are constants of the code (``job.accepted``), never a user's bytes; those are values, and values are
 escaped; so is what libraries log. Whoever logs never waits: the file and the stream each have one thread that writes,
-and a bounded queue. A line after a rest is written at once; of many, all that wait are written together, so that who
-logs a lot wakes nobody by it. What cannot be written (full disk, closed or unread pipe) is dropped, counted, and the
-count is logged as ``log.dropped`` once writing works again. It must not know jobs, states or the store.
+and a bounded queue. Lines are written ``WAIT_SECONDS`` after the first that waits, together: what is going on is not
+held up by their being written, and who logs a lot wakes nobody by it. What cannot be written (full disk, closed or
+unread pipe) is dropped, counted, and the count is logged as ``log.dropped`` once writing works again. It must not know
+jobs, states or the store.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from .processors import stand_back
 FILE_MAX_BYTES = 16 * 1024 * 1024
 FILES_KEPT = 5
 QUEUE_LINES = 10_000  # what may wait for one writer before it drops
-REST_SECONDS = 0.05  # of a writer after each write
+WAIT_SECONDS = 0.05  # how long a line waits for others to be written with
 ATOMIC_BYTES = 4096  # what others write into the same pipe does not come between (PIPE_BUF)
 FILE_CLOSE_SECONDS = 5.0  # how long closing waits for the lines that are still to be written
 STREAM_CLOSE_SECONDS = 1.0
@@ -112,13 +113,13 @@ class Writer:
     ) -> None:
         self._write = write
         self._render_dropped = render_dropped
-        self._lock = threading.Lock()  # guards the five below
+        self._lock = threading.Lock()  # guards the four below
         self.lost = 0
         self._lines: list[bytes] = []
         self._dropped = 0
-        self._asleep = False  # until somebody wakes it
         self._closing = False
-        self._news = threading.Condition(self._lock)
+        self._first = _Signal()
+        self._end = _Signal()
         # A daemon thread: one that is stuck in a write must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -129,42 +130,55 @@ class Writer:
             if self._closing or len(self._lines) >= QUEUE_LINES:
                 self._drop(1)
                 return
+            if not self._lines:
+                self._first.give()
             self._lines.append(line)
-            if self._asleep:
-                self._asleep = False
-                self._news.notify()
 
     def close(self, seconds: float) -> bool:
         """Write what waits, for at most ``seconds``; whether all was tried and the thread has ended."""
         with self._lock:
-            self._closing = True
-            self._news.notify()
+            if not self._closing:
+                self._closing = True
+                self._end.give()
+                if not self._lines:
+                    self._first.give()
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
         stand_back()
-        while lines := self._next():
-            lost = self._write(lines)
+        while not self._closing or self._lines:
+            self._first.wait()
+            self._end.wait(WAIT_SECONDS)
+            with self._lock:
+                lines, self._lines = self._lines, []
+            lost = self._write(lines) if lines else 0
             with self._lock:
                 self._drop(lost)
                 dropped = 0 if lost or self._lines else self._dropped
             if dropped and not self._write([self._render_dropped(dropped)]):
                 with self._lock:
                     self._dropped -= dropped
-            with self._lock:
-                self._news.wait_for(lambda: self._closing, REST_SECONDS)
 
     def _drop(self, count: int) -> None:
         self._dropped += count
         self.lost += count
 
-    def _next(self) -> list[bytes]:
-        with self._lock:
-            self._asleep = not self._lines
-            self._news.wait_for(lambda: self._lines or self._closing)
-            lines, self._lines = self._lines, []
-            return lines
+
+class _Signal:
+    """What one thread gives once and another waits for: one call into the kernel each, unlike an event's several."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def give(self) -> None:
+        """Have the one who waits go on; not again before he did."""
+        self._lock.release()
+
+    def wait(self, seconds: float = -1) -> None:
+        """Until it is given, or so long."""
+        self._lock.acquire(timeout=seconds)
 
 
 class Log:

@@ -201,27 +201,45 @@ def test_of_several_lines_those_that_fitted_are_not_counted_as_lost(
     sink.close()
 
 
-def test_who_logs_a_lot_wakes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first line is written at once; those that come while the writer rests are written together."""
-    monkeypatch.setattr(logs, "REST_SECONDS", 30.0)
+def test_lines_are_written_together_a_moment_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "WAIT_SECONDS", 30.0)
     written: list[list[bytes]] = []
-    again = threading.Event()
 
     def write(lines: Sequence[bytes]) -> int:
         written.append(list(lines))
-        if len(written) > 1:
-            again.set()
         return 0
 
     writer = logs.Writer("test", write, bytes)
-    writer.put(b"first")
-    wait_until(lambda: bool(written), "it is written")
     many = [b"%d" % n for n in range(1000)]
     for line in many:
         writer.put(line)
-    assert not again.wait(0.1)
-    assert writer.close(20), "its end waits for no rest"
-    assert written == [[b"first"], many]
+    assert writer.close(20), "its end waits for nothing"
+    assert written == [many]
+
+
+def test_each_line_is_written_soon_and_not_only_at_the_end() -> None:
+    written: list[bytes] = []
+
+    def write(lines: Sequence[bytes]) -> int:
+        written.extend(lines)
+        return 0
+
+    writer = logs.Writer("test", write, bytes)
+    told: list[bytes] = []
+    for n in range(5):
+        told.append(b"%d" % n)
+        writer.put(told[-1])
+        wait_until(lambda: written == told, "it is written")
+    assert writer.close(20)
+    assert written == told
+
+
+def test_a_writer_may_be_closed_before_anything_was_written_and_twice() -> None:
+    writer = logs.Writer("test", len, bytes)
+    assert writer.close(20)
+    assert writer.close(20)
+    writer.put(b"too late")
+    assert writer.lost == 1
 
 
 def test_what_a_full_pipe_does_not_take_is_counted(configure: Configure) -> None:

@@ -363,16 +363,23 @@ def hash_fd(fd: int, expected: int = BLOCK) -> tuple[int, str]:
 
 
 def hash_file(
-    name: str, folder_fd: int, hashed: Callable[[int], object] = lambda _fd: None, expected: int = BLOCK
+    name: str,
+    folder_fd: int,
+    hashed: Callable[[int], object] = lambda _fd: None,
+    expected: int = BLOCK,
+    *,
+    kept: bool = True,
 ) -> tuple[int, str]:
-    """Size and SHA-256 of a file, on its way to the disk when this returns. Made readable if its owner, us, may not.
+    """Size and SHA-256 of a file. Made readable if its owner, us, may not.
 
     ``hashed`` is called with the very file that was read, before it is closed. It has ``expected`` bytes, as far as is
-    known.
+    known. One that is to be ``kept`` is on its way to the disk when this returns; whoever removes one that is would
+    have to wait for the disk.
     """
     fd = open_file_of_ours(name, folder_fd)
     try:
-        start_writeback(fd)
+        if kept:
+            start_writeback(fd)
         found = hash_fd(fd, expected)
         hashed(fd)
         return found
@@ -518,14 +525,16 @@ def _copy_seen(path: str, name: str, folder_fd: int, seen: os.stat_result | None
         os.close(fd)
 
 
-def describe(entry: Entry, prefix: str, hashed: Callable[[int], object] = lambda _fd: None) -> FileFact:
+def describe(
+    entry: Entry, prefix: str, hashed: Callable[[int], object] = lambda _fd: None, *, kept: bool = True
+) -> FileFact:
     """The record of a file or link met by ``walk``; its bytes are read. Anything else has size 0 and no hash.
 
-    ``hashed`` is as for ``hash_file``.
+    ``hashed`` and ``kept`` are as for ``hash_file``.
     """
     path = prefix + escape_name(entry.path)
     if entry.is_file:
-        return FileFact(path, *hash_file(entry.name, entry.folder_fd, hashed, entry.stat.st_size))
+        return FileFact(path, *hash_file(entry.name, entry.folder_fd, hashed, entry.stat.st_size, kept=kept))
     if stat.S_ISLNK(entry.stat.st_mode):
         return FileFact(path, 0, "", link=escape_name(os.readlink(entry.name, dir_fd=entry.folder_fd)))
     return FileFact(path, 0, "")

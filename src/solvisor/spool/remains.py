@@ -208,7 +208,8 @@ class Remains:
             source = sources.get(path)
             if source is not None and self._is_as_staged(source, entry.stat):
                 continue
-            fact = self._describe(entry, "output/") if is_file or stat.S_ISLNK(mode) else None
+            kept = source is None or entry.stat.st_size != source.size  # and not a copy, as a rule, which is removed
+            fact = self._describe(entry, "output/", kept=kept) if is_file or stat.S_ISLNK(mode) else None
             if source is None or fact is None or not _is_copy(source, fact):
                 sources.pop(path, None)
                 if fact is not None:
@@ -234,9 +235,9 @@ class Remains:
                 listed.append(self._describe(files.Entry(name, name, self._job_fd, found, 1), ""))
         return silent
 
-    def _describe(self, entry: files.Entry, prefix: str) -> FileFact:
+    def _describe(self, entry: files.Entry, prefix: str, *, kept: bool = True) -> FileFact:
         self._spend(entry.stat.st_size)
-        return files.describe(entry, prefix)
+        return files.describe(entry, prefix, kept=kept)
 
     def _spend(self, size: int) -> None:
         self._most -= size
@@ -262,7 +263,7 @@ class Remains:
                 return False
             self._spend(fact.size)
             with files.folder_of(path, input_fd) as (name, folder_fd):
-                return files.hash_file(name, folder_fd, expected=fact.size) != (fact.size, fact.sha256)
+                return files.hash_file(name, folder_fd, expected=fact.size, kept=False) != (fact.size, fact.sha256)
         except OSError as error:
             if error.errno not in _ELSEWHERE:
                 raise
