@@ -77,7 +77,7 @@ from .spool import NotDurable, Publication, Results
 from .store import Store
 from .suspects import TRIES_MAX, Suspects
 from .trouble import RETRY_SECONDS
-from .world import World
+from .world import Changes, World
 
 T = TypeVar("T")
 
@@ -449,20 +449,22 @@ class Engine:
         for solver in plan.servers:
             apply(self._wanted(solver))
         self._wake_at = plan.wake_at
-        # Stopping needs no record: a job that fills the disk is stopped although nothing can be written.
-        for effect in effects:
-            if isinstance(effect, Stop):
+        for number, effect in enumerate(effects, 1):
+            if isinstance(effect, Stop):  # needs no record: a job that fills the disk is stopped although none can be
                 self._runner.stop(effect.token)
+            elif isinstance(effect, Publish):
+                announcements.append(_publication(self._world.jobs[effect.id]))
+            if number % STEPS_AT_ONCE == 0:
+                await anyio.lowlevel.checkpoint()
         if effects or announcements or time.monotonic() >= self._record_at:
-            await self._record()
+            await self._record(announcements)
         elif self._world.is_changed():
             self._record_at = min(self._record_at, time.monotonic() + LAZY_SECONDS)
             self._wake_at = min(self._record_at, plan.wake_at or math.inf)
         for number, effect in enumerate(effects, 1):
-            self._act(effect, announcements)
+            self._act(effect)
             if number % STEPS_AT_ONCE == 0:
                 await anyio.lowlevel.checkpoint()
-        self._have_announced(announcements)
         for batch in self._world.take_over():
             self._batch_over(batch)
         await self._tell()
@@ -522,12 +524,23 @@ class Engine:
         licenses = self.limits.pools[solver].licenses
         return ServerWanted(f"{solver}-{pool.last}", solver, licenses, time.monotonic(), now_us())
 
-    async def _record(self) -> None:
-        """Commit what changed since the last time."""
+    async def _record(self, announcements: Sequence[Callable[[], None] | Publication] = ()) -> None:
+        """Commit what changed since the last time; once that is durable, make these calls and publish these results."""
         self._record_at = math.inf
         changes = self._world.take_changes()
+        self._unannounced += sum(not isinstance(each, Publication) for each in announcements)
+        if changes or announcements:
+            await self._in_store(partial(self._commit, changes, announcements))
+
+    def _commit(self, changes: Changes, announcements: Sequence[Callable[[], None] | Publication]) -> None:
+        """On the store's thread, from which what is to be durable goes on without the loop."""
         if changes:
-            await self._in_store(partial(self._store.record, *changes))
+            self._store.record(*changes)
+        for each in announcements:
+            if isinstance(each, Publication):
+                failpoint.reach("end.recorded")
+        if announcements:
+            self._undurable.add(*announcements)
 
     async def _in_store(self, work: Callable[[], T]) -> T:
         """Have the store do something; while it cannot (a full disk), everything waits here and nothing is lost."""
@@ -562,21 +575,18 @@ class Engine:
             if number % STEPS_AT_ONCE == 0:
                 await anyio.lowlevel.checkpoint()
 
-    def _act(self, effect: Effect, announcements: list[Callable[[], None] | Publication]) -> None:
+    def _act(self, effect: Effect) -> None:
         job = self._world.jobs[effect.id] if not isinstance(effect, Discarded) else None
         match effect:
             case Start() if job:
                 failpoint.reach("attempt.recorded")
                 solver = self.config.solver[job.spec.solver]
                 self._runner.start(self._tasks, job, solver)
-            case Stop():
-                pass  # done before the commit
+            case Stop() | Publish():
+                pass  # seen to when it was recorded
             case Collect() if job:
                 failpoint.reach("exit.recorded")
                 self._collecting.add(job)
-            case Publish() if job:
-                failpoint.reach("end.recorded")
-                announcements.append(_publication(job))
             case Discarded():
                 log.warning("attempt.discarded", id=effect.id, token=effect.token, what=effect.event)
             case _:
@@ -599,12 +609,6 @@ class Engine:
         self._wake.ring()
 
     # --- making durable, announcing ---------------------------------------------------------------------------------
-
-    def _have_announced(self, announcements: Sequence[Callable[[], None] | Publication]) -> None:
-        """Once what was recorded is durable, make these calls and publish these results."""
-        if announcements:
-            self._unannounced += sum(not isinstance(each, Publication) for each in announcements)
-            self._undurable.add(*announcements)
 
     def _harden(self, batch: Sequence[Callable[[], None] | Publication]) -> None:
         """On its thread: one sync for all that piled up. Results go on from here, without the loop."""
@@ -676,10 +680,9 @@ class Engine:
         failpoint.reach("start.taken_up_recorded")
         if out:
             await anyio.to_thread.run_sync(self._suspects.clear, out)
-        announcements: list[Callable[[], None] | Publication] = []
         for effect in effects:
-            self._act(effect, announcements)
-        self._have_announced(announcements)
+            self._act(effect)
+        await self._record([_publication(self._world.jobs[each.id]) for each in effects if isinstance(each, Publish)])
         self._world.wary = any(map(self._suspects.suspects, portions))
         self._tasks.start_soon(self._collect_on, portions)
         for name, count in recovery.homeless(self._world, self.config.solver).items():
