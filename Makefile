@@ -12,10 +12,11 @@ unexport PYTHONDONTWRITEBYTECODE
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.made-with-$(subst /,-,$(PYTHON))
 CHECKED := src service tests examples
-# Most tests wait for processes and disks, so two at a time cost little more than one. A file of tests stays in one
-# process, which shares its daemons; files go in the order of their names, so the quick ones of tests/unit come last.
-# `make test SPREAD=` runs one after the other.
-SPREAD  ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Most tests wait for processes and disks, so one more at a time than there are processors keeps them busy. A file of
+# tests stays in one process, which shares its daemons; files go in the order of their names, so the quick ones of
+# tests/unit come last. `make test SPREAD=` runs one after the other.
+WORKERS := $(shell $(PYTHON) -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
+SPREAD  ?= -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

@@ -127,29 +127,28 @@ def _publishes_before_commit() -> None:
 
 
 def _announces_before_durable() -> None:
-    def hasty(self: Any, announcements: Any) -> None:
-        for each in announcements:
-            if isinstance(each, Publication):
-                self._publisher.add(each)
-            else:
-                each()
+    def hasty(self: Any, changes: Any, announcements: Any) -> None:
+        self._store.record(*changes)
+        self._publisher.add(*(each for each in announcements if isinstance(each, Publication)))
+        calls = [each for each in announcements if not isinstance(each, Publication)]
+        self._loop.call_soon_threadsafe(lambda: self._durable.add(*calls))
 
-    _replace(engine.Engine, _have_announced=hasty)
+    _replace(engine.Engine, _commit=hasty)
 
 
 def _spawns_before_record() -> None:
     record = engine.Engine._record
 
-    async def late(self: Any) -> None:
+    async def late(self: Any, *announcements: Any) -> None:
         if any(self._world.jobs[changed].state is State.RUNNING for changed in self._world.changed):
 
             async def later() -> None:
                 await anyio.sleep(0.5)  # noqa: TID251  slower than a start
-                await record(self)
+                await record(self, *announcements)
 
             self._tasks.start_soon(later)
         else:
-            await record(self)
+            await record(self, *announcements)
 
     _replace(engine.Engine, _record=late)
 
